@@ -1,0 +1,45 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, nothing else: they build .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help env demo test check format table clean
+
+help:
+	@echo "make demo    repair the embedded specimen and write a report (two minutes at most)"
+	@echo "make test    lint, types, import contract, tests"
+	@echo "make table   measure the README's table again (needs ../shared; about an hour)"
+	@echo "make clean   remove the environment and caches"
+
+env: $(READY)
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/secateur demo --out secateur-demo
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -q
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+table: $(READY)
+	$(BIN)/python benchmarks/checkpoints.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache secateur-demo

@@ -1,0 +1,7 @@
+"""Exit codes, as the documentation lists them."""
+
+DONE = 0
+BAD_INPUT = 2
+INCONCLUSIVE = 3
+INTERRUPTED = 130
+BROKEN_PIPE = 141

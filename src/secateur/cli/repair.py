@@ -1,0 +1,153 @@
+"""``secateur repair``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.codes import INCONCLUSIVE
+from secateur.cli.opening import DataChoice, ModelChoice
+from secateur.cli.options import (
+    DATA,
+    Architecture,
+    Channels,
+    Classes,
+    Data,
+    Device,
+    Force,
+    Json,
+    Mean,
+    Model,
+    Quiet,
+    Range,
+    Root,
+    RunOn,
+    Size,
+    Split,
+    StateKey,
+    Std,
+    Threads,
+)
+from secateur.cli.repairing import MethodChoice, Request, Sampling, carry_out
+
+METHOD = "Method"
+
+
+def repair(
+    context: typer.Context,
+    model: Model,
+    *,
+    arch: Architecture,
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for repaired.safetensors, recipe.json, report.json and report.html.",
+            show_default=False,
+        ),
+    ],
+    force: Force = False,
+    state_key: StateKey = None,
+    classes: Classes = None,
+    split: Split = "train",
+    root: Root = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Clean images to use, in the proportions of the classes.",
+            rich_help_panel=DATA,
+        ),
+    ] = 500,
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Images of each class, instead of --samples.",
+            show_default=False,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="See secateur methods.", rich_help_panel=METHOD)
+    ] = "rnp",
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Settings of the method; paper takes the published ones.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "default",
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            min=0,
+            max=100,
+            help="Largest loss of clean accuracy to accept, in percentage points. \\[default: 2]",
+            show_default=False,
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help="Prune every unit with a mask up to this, whatever it costs; for --preset paper.",
+            show_default=False,
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Draws the images and orders the batches; the same seed repeats the result on a CPU.",
+            rich_help_panel=METHOD,
+        ),
+    ] = 0,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    pixel_range: Range = None,
+    device: RunOn = Device.AUTO,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Repair a network with a few hundred clean images, and write down the evidence.
+
+    The clean accuracy is measured first: if the network does no better than guessing, its input is not what
+    it was trained on, and nothing is done. Exit code 0: repaired, or nothing found to repair (the report says
+    which); 2: something given cannot be used; 3: inconclusive.
+
+    Example: [cyan]secateur repair model.pth --arch timm:resnet18 --data photos/ --out repaired/[/]
+    """
+    request = Request(
+        ModelChoice(model, arch, state_key, classes, size, channels, mean, std, pixel_range),
+        DataChoice(data, split, root),
+        Sampling(samples, per_class, seed),
+        MethodChoice(method, preset, budget, threshold),
+        out,
+        force,
+        device,
+        threads,
+        ("secateur", *context.find_root().obj),
+    )
+    evidence = carry_out(request, tell=not (quiet or as_json), quiet=quiet)
+    if as_json:
+        sys.stdout.write(json.dumps(evidence, indent=1, allow_nan=False) + "\n")
+    if evidence["outcome"] == "inconclusive":
+        raise typer.Exit(INCONCLUSIVE)

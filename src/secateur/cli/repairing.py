@@ -1,0 +1,210 @@
+"""The main job, step by step: open, check, repair, write, tell."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.cli.console import say, warn
+from secateur.cli.display import display
+from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
+from secateur.cli.options import Device
+from secateur.cli.summary import described, show_summary
+from secateur.cli.writing import check_folder, published, save_weights, weights_metadata
+from secateur.files import sha256, write_text
+
+if TYPE_CHECKING:
+    from secateur.data import CleanData, LabelledImages
+    from secateur.models import LoadedModel
+    from secateur.repair import Repair, RepairMethod
+    from secateur.statistics import Proportion
+
+WEIGHTS, RECIPE, REPORT_DATA, REPORT = "repaired.safetensors", "recipe.json", "report.json", "report.html"
+OUTPUTS = (WEIGHTS, RECIPE, REPORT_DATA, REPORT)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which of the clean images to use; as `secateur.data.sample_clean` takes it."""
+
+    samples: int
+    per_class: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A repair method as typed on the command line; `budget` in percentage points."""
+
+    name: str
+    preset: str
+    budget: float | None
+    threshold: float | None
+
+    def create(self) -> "RepairMethod":
+        """Make the method with what was given; the rest is the preset's.
+
+        Raises
+        ------
+        MethodError
+            The method or the preset is unknown, or takes no such setting.
+        """
+        from secateur.repair import create
+
+        given: dict[str, object] = {}
+        if self.budget is not None:
+            given["budget"] = self.budget / 100
+        if self.threshold is not None:
+            given["threshold"] = self.threshold
+        return create(self.name, self.preset, **given)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One repair as typed on the command line."""
+
+    model: ModelChoice
+    data: DataChoice
+    sampling: Sampling
+    method: MethodChoice
+    out: Path
+    force: bool
+    device: Device
+    threads: int | None
+    command: tuple[str, ...]
+
+
+def carry_out(request: Request, *, tell: bool, quiet: bool) -> dict[str, Any]:
+    """Repair and write the outputs; return the report's content.
+
+    Parameters
+    ----------
+    tell
+        Whether to print the clean accuracy and the summary.
+    quiet
+        Whether to hide progress and warnings.
+    """
+    check_folder(request.out, OUTPUTS, force=request.force)
+    method = request.method.create()
+    device = prepare_device(request.device, request.threads)
+    model = request.model.load()
+    clean = _sample(request, model)
+    accuracy = _measure(request, model, clean, tell=tell, quiet=quiet)
+
+    import torch
+
+    model.network.to(device)
+    generator = torch.Generator().manual_seed(request.sampling.seed)
+    with display(quiet=quiet) as progress:
+        repair = method(model.network, clean, generator=generator, progress=progress)
+    repair = _for_checkpoint(repair, model)
+
+    with published(request.out, OUTPUTS) as staging:
+        outputs = _write_weights(staging, repair, model)
+        evidence = _write_report(staging, request, repair, model, clean, accuracy, outputs, device)
+    if tell:
+        show_summary(evidence, request.out / REPORT)
+    return evidence
+
+
+def _sample(request: Request, model: "LoadedModel") -> "CleanData":
+    from secateur.data import sample_clean
+
+    return sample_clean(
+        request.data.open(model),
+        model.convention,
+        samples=request.sampling.samples,
+        per_class=request.sampling.per_class,
+        seed=request.sampling.seed,
+        num_classes=model.num_classes,
+    )
+
+
+def _measure(
+    request: Request, model: "LoadedModel", clean: "CleanData", *, tell: bool, quiet: bool
+) -> "Proportion":
+    """Measure the clean accuracy, the first thing that is told; stop if it is near chance."""
+    from secateur.models import better_convention, check_convention
+    from secateur.statistics import Proportion
+
+    images = _together(clean)
+    share = check_convention(model, images)
+    accuracy = Proportion(round(share * len(images)), len(images))
+    if tell:
+        say(f"Clean accuracy {described(accuracy)}", style="bold")
+    if not quiet and request.model.has_usual_values:
+        better = better_convention(model, images, share)
+        if better is not None:
+            warn(
+                f"with {better.title} the network reaches {better.accuracy:.1%}; "
+                f"if it was trained that way, add {better.flags}"
+            )
+    return accuracy
+
+
+def _together(clean: "CleanData") -> "LabelledImages":
+    import torch
+
+    from secateur.data import LabelledImages
+
+    parts = (clean.learn, clean.choose)
+    return LabelledImages(
+        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    )
+
+
+def _for_checkpoint(repair: "Repair", model: "LoadedModel") -> "Repair":
+    """Rewrite the recipe so that it applies to the file's own tensors, in the type they are stored in."""
+    from secateur.units import Recipe
+
+    recipe = Recipe.record(
+        model.checkpoint.state,
+        repair.discovery.layers,
+        repair.recipe.units,
+        method=repair.recipe.method,
+        architecture=model.architecture,
+        gamma_only=repair.recipe.gamma_only,
+    )
+    return replace(repair, recipe=recipe)
+
+
+def _write_weights(staging: Path, repair: "Repair", model: "LoadedModel") -> dict[str, str]:
+    """Write weights and recipe unless nothing was decided; return the SHA-256 of each file."""
+    if repair.outcome == "inconclusive":
+        return {}
+    state = repair.recipe.apply(model.checkpoint.state)
+    save_weights(staging / WEIGHTS, state, weights_metadata(model.architecture))
+    write_text(staging / RECIPE, repair.recipe.to_json())
+    return {name: sha256(staging / name) for name in (WEIGHTS, RECIPE)}
+
+
+def _write_report(
+    staging: Path,
+    request: Request,
+    repair: "Repair",
+    model: "LoadedModel",
+    clean: "CleanData",
+    accuracy: "Proportion",
+    outputs: dict[str, str],
+    device: str,
+) -> dict[str, Any]:
+    from secateur.report import collect, write_report
+
+    inputs = {
+        "source": request.data.source,
+        "split": request.data.split,
+        "samples": request.sampling.samples if request.sampling.per_class is None else None,
+        "per_class": request.sampling.per_class,
+        "seed": request.sampling.seed,
+    }
+    evidence = collect(
+        repair,
+        model,
+        clean,
+        inputs={name: value for name, value in inputs.items() if value is not None},
+        outputs=outputs,
+        clean_accuracy=accuracy,
+        command=request.command,
+        device=device,
+    )
+    write_report(staging, evidence)
+    return evidence

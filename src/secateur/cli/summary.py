@@ -1,0 +1,73 @@
+"""What a repair came to, in a few lines."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from secateur.cli.console import output_console, printable
+
+if TYPE_CHECKING:
+    from secateur.statistics import Proportion
+
+STYLES = {"repaired": "bold green", "nothing found": "bold", "inconclusive": "bold yellow"}
+
+
+def measured(share: float, low: float, high: float, images: int) -> str:
+    """Return a share with its interval: ``84.2 % (80.8 to 87.1 %, 500 images)``."""
+    return f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f} %, {images:,} images)"
+
+
+def described(proportion: "Proportion") -> str:
+    """Return a proportion with its 95 % interval; a dash if nothing was counted."""
+    if not proportion.total:
+        return "- (no images)"
+    return measured(proportion.value, *proportion.interval(), proportion.total)
+
+
+def show_summary(evidence: Mapping[str, Any], report: Path) -> None:
+    """Print outcome, accuracy before and after, units pruned, revealed label and where the report is.
+
+    Parameters
+    ----------
+    evidence
+        As `secateur.report.collect` returns it.
+    report
+        The HTML file.
+    """
+    outcome = evidence["outcome"]
+    console = output_console()
+    console.print(Text(f"\n{outcome.capitalize()}", STYLES.get(outcome, "bold")))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(evidence):
+        table.add_row(name, printable(value))
+    table.add_row("report", Text(printable(str(report)), overflow="fold"))
+    console.print(table)
+
+
+def _rows(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
+    units, accuracy, loss = evidence["units"], evidence["accuracy"], evidence["loss"]
+    rows = [("units pruned", f"{units['pruned']:,} of {units['total']:,}")]
+    for moment in ("before", "after"):
+        number = accuracy[moment]
+        if number is not None:
+            shown = measured(number["value"], number["low"], number["high"], number["n"])
+            rows.append((f"accuracy {moment}", shown))
+    if loss is not None:
+        rows.append(("loss", loss["statement"]))
+    exposure = evidence["exposure"]
+    if exposure is not None:
+        name = "" if exposure["name"] is None else f" ({exposure['name']})"
+        share = exposure["share"]
+        rows.append(
+            (
+                "revealed label",
+                f"{exposure['label']}{name}, for {100 * share['value']:.1f} % of {share['n']:,} images "
+                "once the clean task was unlearned",
+            )
+        )
+    return [*rows, *(("note", note) for note in evidence["notes"])]

@@ -1,0 +1,26 @@
+"""Clean data: all that a repair may see besides the network."""
+
+from dataclasses import dataclass
+
+from secateur.data.convention import InputConvention
+from secateur.data.images import LabelledImages
+
+
+@dataclass(frozen=True)
+class CleanData:
+    """Trusted images, split into what a method learns from and what only chooses the threshold.
+
+    Attributes
+    ----------
+    learn, choose
+        Disjoint. Nothing is ever fitted to `choose`.
+    convention
+        How the images become network input.
+    class_names
+        In label order, where the source names them.
+    """
+
+    learn: LabelledImages
+    choose: LabelledImages
+    convention: InputConvention
+    class_names: tuple[str, ...] | None = None

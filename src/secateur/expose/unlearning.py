@@ -1,0 +1,227 @@
+"""Unlearning the clean task: RNP's first stage, and what its outcome reveals (arXiv 2305.14876, Algorithm 1).
+
+What is left when a network has forgotten its clean task is what did not depend on clean neurons. A backdoored
+network then tends to answer its target label whatever it sees.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateur.data import InputConvention, LabelledImages
+from secateur.errors import MethodError
+from secateur.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What unlearning the clean task revealed.
+
+    Attributes
+    ----------
+    state
+        State dict of the unlearned network.
+    reached
+        Whether the clean accuracy fell to the level asked for; if not, `state` is the last one.
+    accuracies
+        Clean accuracy on the learning images after every pass, as the stop rule saw it, in ``[0, 1]``.
+    answers
+        How often the unlearned network answers each class on the learning images, ``(K,)`` counts. Meant to
+        be read against `labels`.
+    labels
+        How often each class occurs among those images, ``(K,)`` counts.
+    """
+
+    state: dict[str, Tensor]
+    reached: bool
+    accuracies: tuple[float, ...]
+    answers: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def label(self) -> int:
+        """The class that the unlearned network answers most (RNP, Algorithm 1, line 2)."""
+        return max(range(len(self.answers)), key=self.answers.__getitem__)
+
+    @property
+    def share(self) -> float:
+        """How much of the answers that class takes, in ``[0, 1]``."""
+        return self.answers[self.label] / max(1, sum(self.answers))
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """Maximise the clean loss of every weight until the clean accuracy is low enough.
+
+    Stochastic gradient ascent on the cross-entropy. After every pass over the images the network is
+    evaluated on them, which is the accuracy that Algorithm 1 of the paper compares with CA_min; the
+    published code compares the running accuracy of the training batches instead, and writes no model at all
+    when that never falls far enough.
+
+    Attributes
+    ----------
+    accuracy
+        Stop at or below this clean accuracy (CA_min), in ``[0, 1]``.
+    rate, momentum, weight_decay
+        Of the ascent.
+    passes
+        At most so many passes over the images.
+    milestones
+        Passes before which the rate is divided by ten.
+    batch_size
+        Images per step at most; a pass is divided evenly.
+    step_length
+        Gradients longer than this are scaled down to it, over all weights together. The loss of a network
+        that is forgetting has no upper bound: without this, its weights can leave the region where their
+        answers mean anything. None follows the paper, whose code clips the gradient before there is one.
+    dropout
+        Whether dropout is active, as it is when the whole network is put in training mode. Normalisation
+        always uses the statistics of the batch.
+    """
+
+    accuracy: float = 0.2
+    rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    passes: int = 20
+    milestones: tuple[int, ...] = (10, 20)
+    batch_size: int = 128
+    step_length: float | None = None
+    dropout: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.accuracy < 1:
+            raise MethodError(f"unlearning to accuracy {self.accuracy}: it must be at least 0 and below 1")
+        if self.rate <= 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise MethodError("unlearning needs rate > 0, 0 <= momentum < 1 and weight_decay >= 0")
+        if self.passes < 1 or self.batch_size < 2:
+            raise MethodError("unlearning needs at least one pass and two images per batch")
+        if self.step_length is not None and self.step_length <= 0:
+            raise MethodError(f"step_length {self.step_length} must be above 0")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: LabelledImages,
+        convention: InputConvention,
+        *,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Exposure:
+        """Unlearn a network in place and return what that reveals.
+
+        Parameters
+        ----------
+        network
+            A classifier that answers with logits, ``(N, K)``. It is changed: give a copy.
+        images
+            Clean images that the network should forget.
+        convention
+            How they become network input.
+        generator
+            Decides the order of the images and dropout.
+        progress
+            Told about every pass.
+        """
+        progress = progress or Silent()
+        device = next(network.parameters()).device
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            parameters,
+            lr=self.rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            maximize=False,
+        )
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.milestones), 0.1)
+        progress.start("unlearning", self.passes)
+        accuracies: list[float] = []
+        answers = torch.empty(0, dtype=torch.int64)
+        classes = 0
+        with dropout_seed(generator):
+            for _ in range(self.passes):
+                with batch_statistics(network, dropout=self.dropout):
+                    for batch, labels in even_batches(images, self.batch_size, generator):
+                        output = network(convention.normalise(batch.to(device)))
+                        loss = -F.cross_entropy(output, labels.to(device))
+                        optimizer.zero_grad(set_to_none=True)
+                        loss.backward()  # type: ignore[no-untyped-call]
+                        if self.step_length is not None:
+                            nn.utils.clip_grad_norm_(parameters, self.step_length)
+                        optimizer.step()
+                schedule.step()
+                output = predict(network, images.images, convention)
+                classes, answers = output.shape[1], output.argmax(1)
+                accuracies.append((answers == images.labels).double().mean().item())
+                progress.advance(accuracy=accuracies[-1])
+                if accuracies[-1] <= self.accuracy or not torch.isfinite(output).all():
+                    break
+        return Exposure(
+            {name: tensor.detach().clone() for name, tensor in network.state_dict().items()},
+            accuracies[-1] <= self.accuracy,
+            tuple(accuracies),
+            tuple(torch.bincount(answers, minlength=classes).tolist()),
+            tuple(torch.bincount(images.labels, minlength=classes).tolist()),
+        )
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module, images: Tensor, convention: InputConvention, batch_size: int = 256
+) -> Tensor:
+    """Return the network's output in evaluation mode for images ``(N, C, H, W)`` in ``[0, 1]``, on the CPU.
+
+    The network's training modes are as before afterwards.
+    """
+    device = next(network.parameters()).device
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        outputs = [network(convention.normalise(batch.to(device))).cpu() for batch in images.split(batch_size)]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(outputs)
+
+
+def even_batches(
+    images: LabelledImages, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled batches of nearly equal sizes, at most `size`: no last batch of a single image."""
+    order = torch.randperm(len(images), generator=generator)
+    for chosen in order.tensor_split(max(1, -(-len(images) // size))):
+        yield images.images[chosen], images.labels[chosen]
+
+
+@contextmanager
+def batch_statistics(network: nn.Module, *, dropout: bool) -> Iterator[None]:
+    """Normalise with the statistics of the batch while the block runs, the rest in evaluation mode.
+
+    With `dropout` the whole network is in training mode. Modes are restored afterwards.
+    """
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.train(dropout)
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def dropout_seed(generator: torch.Generator) -> Iterator[None]:
+    """Make dropout and its like, which only know the global generator, follow `generator` in the block."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
+        yield

@@ -1,0 +1,81 @@
+"""What a repair returns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from secateur.expose import Exposure
+from secateur.statistics import PairedLoss, Proportion
+from secateur.units import Discovery, Recipe
+
+Outcome = Literal["repaired", "nothing found", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Clean accuracy after so many units of the order are pruned.
+
+    Attributes
+    ----------
+    pruned
+        Number of units, the first of the recipe's order.
+    accuracy
+        On the images that only choose the threshold.
+    loss
+        Of accuracy against the network as it came, on the same images.
+    """
+
+    pruned: int
+    accuracy: Proportion
+    loss: PairedLoss
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repaired network with the evidence.
+
+    Attributes
+    ----------
+    method
+        Name and preset, as the command line knows them.
+    outcome
+        ``repaired``; ``nothing found`` (the network is as it came); ``inconclusive`` (nothing was pruned,
+        and `notes` say why).
+    network
+        A copy of the network with the units of `recipe` pruned; evaluation mode, on the CPU.
+    recipe
+        Which units, in which order, with which scores.
+    discovery
+        All units that could have been pruned, and what could not.
+    scores
+        ``(total,)`` in ``[0, 1]``, in the order of `discovery`'s layers; low is suspicious.
+    curve
+        Accuracy over units pruned, from 0 to beyond the chosen point.
+    chosen
+        Index into `curve` of the repaired network.
+    budget
+        Allowed loss of clean accuracy, in ``[0, 1]``.
+    exposure
+        What unlearning revealed, where the method unlearns.
+    seconds
+        Wall-clock time of each stage.
+    hyperparameters
+        Every setting of the method, as plain values.
+    notes
+        Sentences for the report: limits met, fallbacks taken.
+    """
+
+    method: str
+    outcome: Outcome
+    network: nn.Module
+    recipe: Recipe
+    discovery: Discovery
+    scores: Tensor
+    curve: tuple[CurvePoint, ...]
+    chosen: int
+    budget: float
+    exposure: Exposure | None
+    seconds: dict[str, float]
+    hyperparameters: dict[str, object]
+    notes: tuple[str, ...] = ()

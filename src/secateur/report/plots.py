@@ -1,0 +1,260 @@
+"""The figures of a report, drawn from its evidence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from secateur.report.svg import BLUE, GREY, INK, ORANGE, QUIET, printable, style
+
+WIDTH = 7.2
+HEIGHT = 3.1
+LAYER_NAME = 34
+CLASS_NAME = 22
+ALL_CLASSES = 20
+MOST_ANSWERED = 12
+
+
+def accuracy_curve(curve: Mapping[str, Any]) -> Figure:
+    """Draw clean accuracy over units pruned, with the chosen point and the budget.
+
+    The curve is the artist labelled ``accuracy``, the chosen point ``chosen``, the budget ``budget``.
+    """
+    with style():
+        figure, axes = _axes(HEIGHT)
+        points = [point for point in curve["points"] if point["accuracy"]["value"] is not None]
+        pruned = [point["pruned"] for point in points]
+        _band(axes, pruned, [point["accuracy"] for point in points], "accuracy")
+        axes.set_xlabel("units pruned, in the method's order")
+        axes.set_ylabel("clean accuracy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        if points:
+            allowed = 100 * (points[0]["accuracy"]["value"] - curve["budget"])
+            axes.axhline(allowed, color=INK, linewidth=1, linestyle=(0, (5, 3)), label="budget")
+            # Where the curve is not: it starts above the line, and mostly ends below.
+            ends_below = 100 * points[-1]["accuracy"]["value"] < allowed
+            axes.annotate(
+                f"budget: {100 * curve['budget']:g} points below the start",
+                (1 if ends_below else 0, allowed),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 3) if ends_below else (4, -3),
+                textcoords="offset points",
+                ha="right" if ends_below else "left",
+                va="bottom" if ends_below else "top",
+                fontsize=8.5,
+            )
+            _mark_chosen(axes, curve["points"][curve["chosen"]])
+            axes.set_xlim(-0.02 * max(1, pruned[-1]), 1.02 * max(1, pruned[-1]))
+        return figure
+
+
+def scores_by_layer(units: Mapping[str, Any]) -> Figure:
+    """Draw, one row per layer, how the scores spread and how many units were pruned."""
+    with style():
+        layers = units["layers"]
+        row = 0.24 if len(layers) <= 30 else 0.17
+        figure = Figure(figsize=(WIDTH, 0.9 + row * max(3, len(layers))), layout="constrained")
+        scores, counts = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.3))
+        _score_cells(figure, scores, units)
+        names = [printable(layer["name"], LAYER_NAME) or "(the network)" for layer in layers]
+        scores.set_yticks(range(len(layers)), names, fontsize=8.5 if row > 0.2 else 7)
+        scores.set_ylim(max(3, len(layers)) - 0.5, -0.5)
+        shares = [100 * layer["pruned"] / layer["total"] for layer in layers]
+        counts.barh(range(len(layers)), shares, height=0.72, color=ORANGE, label="pruned")
+        for position, (layer, share) in enumerate(zip(layers, shares, strict=True)):
+            counts.annotate(
+                f"{layer['pruned']:,} of {layer['total']:,}",
+                (share, position),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8 if row > 0.2 else 6.5,
+                color=INK if layer["pruned"] else QUIET,
+            )
+        # Room for the text beside the longest bar.
+        counts.set_xlim(0, 1.75 * max(shares, default=0) or 1)
+        counts.set_xlabel("pruned, % of the layer")
+        counts.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=max(shares, default=0) > 3))
+        if not any(shares):
+            counts.set_xticks([0])
+        counts.tick_params(axis="y", length=0)
+        counts.spines["left"].set_color(GREY)
+        return figure
+
+
+def score_histogram(units: Mapping[str, Any]) -> Figure:
+    """Draw all units by score, those that were pruned in another colour."""
+    with style():
+        figure, axes = _axes(2.5)
+        edges = units["score_edges"]
+        width = edges[1] - edges[0]
+        layers = units["layers"]
+        for key, colour, label in (("scores", GREY, "kept"), ("pruned_scores", ORANGE, "pruned")):
+            heights = [sum(layer[key][index] for layer in layers) for index in range(len(edges) - 1)]
+            axes.bar(edges[:-1], heights, width=0.9 * width, align="edge", color=colour, label=label)
+        # Nearly all units score 1: a linear axis would hide the few that matter.
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.minorticks_off()
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_xlabel("score (low is suspicious)")
+        axes.set_ylabel("units (log scale)")
+        axes.legend(loc="upper left", ncols=2)
+        return figure
+
+
+def unlearned_answers(exposure: Mapping[str, Any]) -> Figure:
+    """Draw how often the unlearned network answers each class; of many classes, only the most answered."""
+    with style():
+        rows = shown_answers(exposure)
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.22 * max(3, len(rows))), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(rows))
+        colours = [ORANGE if row["label"] == exposure["label"] else BLUE for row in rows]
+        axes.barh(places, [row["answers"] for row in rows], height=0.7, color=colours, label="answers")
+        axes.plot(
+            [row["images"] for row in rows],
+            places,
+            linestyle="none",
+            marker="|",
+            markersize=11,
+            markeredgewidth=2,
+            color=INK,
+            label="images of that class",
+        )
+        for place, row in zip(places, rows, strict=True):
+            axes.annotate(
+                f"{row['answers']:,}",
+                (max(row["answers"], row["images"]), place),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                fontweight="bold" if row["label"] == exposure["label"] else "normal",
+            )
+        axes.set_yticks(places, [row["text"] for row in rows])
+        axes.set_ylim(max(3, len(rows)) - 0.5, -0.5)
+        axes.margins(x=0.1)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("clean images (bar: answered this class; tick: belong to it)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        return figure
+
+
+def unlearning_path(exposure: Mapping[str, Any]) -> Figure:
+    """Draw the clean accuracy after every pass of unlearning; the curve is labelled ``accuracy``."""
+    with style():
+        figure, axes = _axes(2.4)
+        path = exposure["path"]["accuracies"]
+        _band(axes, list(range(1, len(path) + 1)), path, "accuracy")
+        chance = 100 / len(exposure["answers"])
+        axes.axhline(chance, color=INK, linewidth=1, linestyle=(0, (1, 2)))
+        axes.annotate(
+            "chance",
+            (0, chance),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("passes of unlearning over the images")
+        axes.set_ylabel("clean accuracy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        return figure
+
+
+def shown_answers(exposure: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of `unlearned_answers`: every class, or the most answered and the sum of the rest."""
+    answers: Sequence[Mapping[str, Any]] = exposure["answers"]
+    if len(answers) <= ALL_CLASSES:
+        return [{**row, "text": _class_text(row)} for row in answers]
+    ranked = sorted(answers, key=lambda row: (-row["answers"], row["label"]))
+    rest = ranked[MOST_ANSWERED:]
+    return [{**row, "text": _class_text(row)} for row in ranked[:MOST_ANSWERED]] + [
+        {
+            "label": None,
+            "text": f"{len(rest):,} other classes",
+            "answers": sum(row["answers"] for row in rest),
+            "images": sum(row["images"] for row in rest),
+        }
+    ]
+
+
+def _class_text(row: Mapping[str, Any]) -> str:
+    name = row["name"]
+    return f"{row['label']}" if name is None else f"{row['label']}  {printable(name, CLASS_NAME)}"
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=True, axis="y")
+    return figure, axes
+
+
+def _band(
+    axes: Axes, positions: Sequence[int], numbers: Sequence[Mapping[str, Any]], label: str
+) -> None:
+    low, high, value = ([100 * number[key] for number in numbers] for key in ("low", "high", "value"))
+    if len(positions) == 1:
+        axes.vlines(positions, low, high, color=BLUE, alpha=0.35, linewidth=6)
+    axes.fill_between(positions, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    dots = "o" if len(positions) <= 40 else ""
+    axes.plot(positions, value, color=BLUE, linewidth=1.6, marker=dots, markersize=3, label=label)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g} %"))
+
+
+def _mark_chosen(axes: Axes, chosen: Mapping[str, Any]) -> None:
+    place = (chosen["pruned"], 100 * chosen["accuracy"]["value"])
+    axes.plot(
+        *[[coordinate] for coordinate in place],
+        linestyle="none",
+        marker="o",
+        markersize=9,
+        markerfacecolor="white",
+        markeredgecolor=ORANGE,
+        markeredgewidth=2.2,
+        label="chosen",
+        zorder=5,
+    )
+    on_the_right = chosen["pruned"] > 0.6 * axes.get_xlim()[1]
+    axes.annotate(
+        f"chosen: {chosen['pruned']:,} pruned, {place[1]:.1f} %",
+        place,
+        xytext=(-6 if on_the_right else 6, 9),
+        textcoords="offset points",
+        ha="right" if on_the_right else "left",
+        fontweight="bold",
+        color=ORANGE,
+    )
+
+
+def _score_cells(figure: Figure, axes: Axes, units: Mapping[str, Any]) -> None:
+    edges = units["score_edges"]
+    cells = [
+        (Rectangle((edges[index], position - 0.42), edges[1] - edges[0], 0.84), count)
+        for position, layer in enumerate(units["layers"])
+        for index, count in enumerate(layer["scores"])
+        if count
+    ]
+    largest = max((count for _, count in cells), default=1)
+    collection = PatchCollection(
+        [cell for cell, _ in cells],
+        cmap=matplotlib.colormaps["Blues"],
+        norm=LogNorm(0.4, max(10, largest)),
+        edgecolor="white",
+        linewidth=0.6,
+    )
+    collection.set_array([count for _, count in cells])
+    axes.add_collection(collection)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("score (low is suspicious); darker: more units")
+    axes.tick_params(axis="y", length=0)

@@ -1,0 +1,171 @@
+"""Repairs put together by hand from a tiny network, so that every number in a report is known."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.data import CleanData, InputConvention, LabelledImages
+from secateur.expose import Exposure
+from secateur.models import LoadedModel
+from secateur.models.checkpoint import Checkpoint
+from secateur.repair.result import CurvePoint, Repair
+from secateur.report import collect
+from secateur.statistics import Proportion, paired_loss
+from secateur.units import Recipe, ScoredUnit, all_units, discover, prune
+
+CONVENTION = InputConvention((4, 4), 1)
+LEARN, CHOOSE = 300, 200
+
+
+def network(layers: int = 2, width: int = 8, classes: int = 10) -> nn.Module:
+    """Return a chain of convolutions with batch normalisation, in evaluation mode."""
+    blocks: list[nn.Module] = []
+    for index in range(layers):
+        blocks += [
+            nn.Conv2d(width if index else 1, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)).eval()
+
+
+def correct(hits: int, total: int = CHOOSE) -> Tensor:
+    return torch.arange(total) < hits
+
+
+def curve_point(pruned: int, hits: int, before: int = 170, total: int = CHOOSE) -> CurvePoint:
+    return CurvePoint(
+        pruned, Proportion(hits, total), paired_loss(correct(before, total), correct(hits, total))
+    )
+
+
+def exposure(classes: int = 10, label: int = 3, share: float = 0.9, *, reached: bool = True) -> Exposure:
+    """Return an exposure where `label` takes its share of the answers and class 0 or 1 the rest."""
+    top = round(share * LEARN) if classes > 1 else LEARN
+    answers = [0] * classes
+    answers[label] = top
+    if classes > 1:
+        answers[1 if label == 0 else 0] += LEARN - top
+    images = [LEARN // classes + (k < LEARN % classes) for k in range(classes)]
+    return Exposure({}, reached, (0.9, 0.5, 0.17), tuple(answers), tuple(images))
+
+
+def make_repair(
+    *,
+    outcome: Any = "repaired",
+    pruned: int = 3,
+    layers: int = 2,
+    width: int = 8,
+    classes: int = 10,
+    revealed: Exposure | None = None,
+    curve: tuple[CurvePoint, ...] | None = None,
+    **changes: Any,
+) -> Repair:
+    """Return a repair that prunes the first `pruned` units of a spread-out order."""
+    torch.manual_seed(0)
+    original = network(layers, width, classes)
+    discovery = discover(original, torch.zeros(1, 1, 4, 4))
+    units = list(all_units(discovery.layers))
+    scores = torch.ones(discovery.total)
+    order = [(7 * k + 1) % discovery.total for k in range(discovery.total)]
+    for rank, position in enumerate(order[: max(pruned, 6)]):
+        scores[position] = 0.05 + 0.1 * min(rank, 8)
+    chosen = [ScoredUnit(units[k], float(scores[k])) for k in order[:pruned]]
+    if curve is None:
+        curve = tuple(curve_point(k, max(20, 170 - k * k // 4)) for k in range(0, max(12, pruned + 2)))
+    fields: dict[str, Any] = {
+        "method": "rnp (default)",
+        "outcome": outcome,
+        "network": prune(original, discovery.layers, [scored.unit for scored in chosen]),
+        "recipe": Recipe.record(
+            original.state_dict(),
+            discovery.layers,
+            chosen,
+            method="rnp",
+            architecture="tiny",
+            gamma_only=False,
+        ),
+        "discovery": discovery,
+        "scores": scores,
+        "curve": curve,
+        "chosen": pruned if curve else 0,
+        "budget": 0.02,
+        "exposure": revealed,
+        "seconds": {"unlearning": 12.345, "recovering": 8.5, "choosing": 0.25},
+        "hyperparameters": {"recover_rate": 0.2, "milestones": (10, 20), "step_length": None},
+        "notes": (),
+    }
+    return Repair(**(fields | changes))
+
+
+def make_evidence(repair: Repair, *, class_names: tuple[str, ...] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return the evidence of a repair of a checkpoint that is never read."""
+    classes = repair.network[-1].out_features  # type: ignore[index, union-attr]
+    model = LoadedModel(
+        repair.network,
+        CONVENTION,
+        classes,
+        "tiny",
+        Checkpoint({}, "state_dict", changes.pop("path", Path("somewhere/model.pth")), "a" * 64),
+    )
+
+    def images(count: int) -> LabelledImages:
+        return LabelledImages(torch.zeros(count, 1, 4, 4), torch.zeros(count, dtype=torch.int64))
+
+    arguments: dict[str, Any] = {
+        "inputs": {"source": "images/cifar10", "split": "train", "samples": 500, "seed": 0},
+        "outputs": {"repaired.safetensors": "b" * 64, "recipe.json": "c" * 64},
+        "clean_accuracy": Proportion(430, 500),
+        "command": ["secateur", "repair", "model.pth", "--arch", "tiny", "--data", "a folder"],
+    }
+    clean = CleanData(images(LEARN), images(CHOOSE), CONVENTION, class_names)
+    return collect(repair, model, clean, **(arguments | changes))
+
+
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.fixture
+def situations() -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return evidence of every situation that a report must cope with, by name."""
+    flat = (curve_point(0, 170),)
+    return {
+        "repaired": lambda: make_evidence(make_repair(revealed=exposure()), class_names=CIFAR),
+        "evaluated": lambda: make_evidence(
+            make_repair(revealed=exposure()),
+            evaluation={
+                "trigger": "corner.safetensors",
+                "target": 3,
+                "images": "1,000 test images",
+                "before": {"ACC": Proportion(850, 1000), "ASR": Proportion(900, 900)},
+                "after": {"ACC": Proportion(840, 1000), "ASR": Proportion(9, 900)},
+            },
+        ),
+        "nothing found": lambda: make_evidence(
+            make_repair(outcome="nothing found", pruned=0, curve=flat, revealed=exposure(share=0.4))
+        ),
+        "inconclusive": lambda: make_evidence(
+            make_repair(
+                outcome="inconclusive",
+                pruned=0,
+                curve=(),
+                revealed=exposure(reached=False),
+                notes=("Unlearning never reached its stop.",),
+            )
+        ),
+        "no exposure": lambda: make_evidence(make_repair()),
+        "one class": lambda: make_evidence(
+            make_repair(classes=1, revealed=exposure(classes=1, label=0)), class_names=("only",)
+        ),
+        "1000 classes": lambda: make_evidence(
+            make_repair(classes=1000, revealed=exposure(classes=1000, label=998)),
+            class_names=tuple(f"class number {k}" for k in range(1000)),
+        ),
+        "60 layers": lambda: make_evidence(
+            make_repair(layers=60, pruned=40, revealed=exposure()), class_names=CIFAR
+        ),
+    }
