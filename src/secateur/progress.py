@@ -20,7 +20,7 @@ class Silent:
     """The progress that nobody watches."""
 
     def start(self, stage: str, total: int) -> None:
-        pass
+        """Do nothing."""
 
     def advance(self, **figures: float) -> None:
-        pass
+        """Do nothing."""

@@ -7,7 +7,7 @@ import typer
 
 from secateur.cli.console import say
 from secateur.cli.options import Force, Model, Quiet, StateKey
-from secateur.cli.writing import check_file, save_weights, weights_metadata
+from secateur.cli.writing import check_file, save_weights
 from secateur.errors import RecipeError
 
 
@@ -47,7 +47,7 @@ def apply(
         repaired = parsed.apply(read_checkpoint(model, state_key=state_key).state)
     except RecipeError as error:
         raise RecipeError(f"{recipe}: {error}") from error
-    save_weights(out, repaired, weights_metadata(parsed.architecture))
+    save_weights(out, repaired)
     if not quiet:
         count = len(parsed.units)
         say(f"{count} {'unit' if count == 1 else 'units'} pruned; the weights are in {out}")

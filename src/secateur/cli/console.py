@@ -13,7 +13,8 @@ def printable(text: str) -> str:
 
     Names come out of files that anyone may have written; escape sequences in them could rewrite the screen.
     """
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    harmless = "\n\N{NO-BREAK SPACE}"
+    return "".join(c if c.isprintable() or c in harmless else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def output_console() -> Console:

@@ -9,7 +9,7 @@ from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import Device
 from secateur.cli.summary import described, show_summary
-from secateur.cli.writing import check_folder, published, save_weights, weights_metadata
+from secateur.cli.writing import check_folder, published, save_weights
 from secateur.files import sha256, write_text
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _write_weights(staging: Path, repair: "Repair", model: "LoadedModel") -> dic
     if repair.outcome == "inconclusive":
         return {}
     state = repair.recipe.apply(model.checkpoint.state)
-    save_weights(staging / WEIGHTS, state, weights_metadata(model.architecture))
+    save_weights(staging / WEIGHTS, state)
     write_text(staging / RECIPE, repair.recipe.to_json())
     return {name: sha256(staging / name) for name in (WEIGHTS, RECIPE)}
 

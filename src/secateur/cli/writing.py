@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secateur._version import __version__
 from secateur.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,8 +118,8 @@ def _replace(staging: Path, folder: Path, names: Sequence[str]) -> None:
         raise
 
 
-def save_weights(path: Path, state: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> None:
-    """Write tensors to a safetensors file, atomically.
+def save_weights(path: Path, state: "Mapping[str, Tensor]") -> None:
+    """Write tensors to a safetensors file, atomically; equal tensors give equal files.
 
     Raises
     ------
@@ -132,15 +131,11 @@ def save_weights(path: Path, state: "Mapping[str, Tensor]", metadata: Mapping[st
     from secateur.models import write_weights
 
     try:
-        write_weights(path, state, metadata)
+        # No more metadata: the order of several entries in the header would change from run to run.
+        write_weights(path, state, {"format": "pt"})
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:
             raise
         code = int(found[1])
         raise OSError(code, os.strerror(code), str(path)) from error
-
-
-def weights_metadata(architecture: str) -> dict[str, str]:
-    """Return what the header of repaired weights says."""
-    return {"format": "pt", "architecture": architecture, "created_by": f"secateur {__version__}"}

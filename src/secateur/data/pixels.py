@@ -52,9 +52,9 @@ def to_tensor(picture: object, *, size: tuple[int, int], channels: int) -> Tenso
     """Turn a picture into pixels in ``[0, 1]``.
 
     Grey becomes RGB by repetition; RGB becomes grey by the ITU-R BT.601 weights. A transparency channel of an
-    image file is dropped, as loaders of training data do. A square picture is resized directly; any other is
-    resized until it covers `size` and cropped around its centre. Resizing is bilinear with antialiasing, and
-    happens only where the size differs.
+    image file is dropped and a recorded orientation ignored, as loaders of training data do. A square picture
+    is resized directly; any other is resized until it covers `size` and cropped around its centre. Resizing
+    is bilinear with antialiasing, and happens only where the size differs.
 
     Parameters
     ----------

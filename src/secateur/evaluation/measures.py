@@ -36,7 +36,8 @@ def defence_effectiveness(before: Evaluation, after: Evaluation) -> float:
     """Return the defence effectiveness rating (DER) of a repair.
 
     ``DER = (max(0, ASR drop) - max(0, ACC drop) + 1) / 2``, in ``[0, 1]``: 1 for a backdoor that always fired
-    and is gone at no cost, 0.5 for a repair that changed nothing (Zhu et al., "Neural polarizer", 2023).
+    and is gone at no cost, 0.5 for a repair that changed nothing. BackdoorBench's
+    comparisons use it.
 
     Raises
     ------

@@ -75,10 +75,11 @@ class Unlearning:
         Passes before which the rate is divided by ten.
     batch_size
         Images per step at most; a pass is divided evenly.
-    step_length
-        Gradients longer than this are scaled down to it, over all weights together. The loss of a network
-        that is forgetting has no upper bound: without this, its weights can leave the region where their
-        answers mean anything. None follows the paper, whose code clips the gradient before there is one.
+    stride
+        Longest step, relative to the length of all weights together, once momentum has built up; longer
+        gradients are scaled down. The loss of a network that is forgetting has no upper bound: without this,
+        its weights can leave the region where their answers mean anything. None follows the paper, whose
+        code clips the gradient before there is one.
     dropout
         Whether dropout is active, as it is when the whole network is put in training mode. Normalisation
         always uses the statistics of the batch.
@@ -91,7 +92,7 @@ class Unlearning:
     passes: int = 20
     milestones: tuple[int, ...] = (10, 20)
     batch_size: int = 128
-    step_length: float | None = None
+    stride: float | None = None
     dropout: bool = True
 
     def __post_init__(self) -> None:
@@ -101,8 +102,8 @@ class Unlearning:
             raise MethodError("unlearning needs rate > 0, 0 <= momentum < 1 and weight_decay >= 0")
         if self.passes < 1 or self.batch_size < 2:
             raise MethodError("unlearning needs at least one pass and two images per batch")
-        if self.step_length is not None and self.step_length <= 0:
-            raise MethodError(f"step_length {self.step_length} must be above 0")
+        if self.stride is not None and self.stride <= 0:
+            raise MethodError(f"stride {self.stride} must be above 0")
 
     def __call__(
         self,
@@ -136,8 +137,11 @@ class Unlearning:
             lr=self.rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
-            maximize=False,
         )
+        longest = None
+        if self.stride is not None:
+            length = float(nn.utils.get_total_norm([p.detach() for p in parameters]))
+            longest = self.stride * length * (1 - self.momentum) / self.rate
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.milestones), 0.1)
         progress.start("unlearning", self.passes)
         accuracies: list[float] = []
@@ -151,8 +155,8 @@ class Unlearning:
                         loss = -F.cross_entropy(output, labels.to(device))
                         optimizer.zero_grad(set_to_none=True)
                         loss.backward()  # type: ignore[no-untyped-call]
-                        if self.step_length is not None:
-                            nn.utils.clip_grad_norm_(parameters, self.step_length)
+                        if longest is not None:
+                            nn.utils.clip_grad_norm_(parameters, longest)
                         optimizer.step()
                 schedule.step()
                 output = predict(network, images.images, convention)
@@ -171,9 +175,7 @@ class Unlearning:
 
 
 @torch.inference_mode()
-def predict(
-    network: nn.Module, images: Tensor, convention: InputConvention, batch_size: int = 256
-) -> Tensor:
+def predict(network: nn.Module, images: Tensor, convention: InputConvention, batch_size: int = 256) -> Tensor:
     """Return the network's output in evaluation mode for images ``(N, C, H, W)`` in ``[0, 1]``, on the CPU.
 
     The network's training modes are as before afterwards.
@@ -182,7 +184,9 @@ def predict(
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        outputs = [network(convention.normalise(batch.to(device))).cpu() for batch in images.split(batch_size)]
+        outputs = [
+            network(convention.normalise(batch.to(device))).cpu() for batch in images.split(batch_size)
+        ]
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -221,7 +225,5 @@ def dropout_seed(generator: torch.Generator) -> Iterator[None]:
     """Make dropout and its like, which only know the global generator, follow `generator` in the block."""
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(seed)
+        torch.random.manual_seed(seed)
         yield

@@ -20,8 +20,7 @@ from secateur.repair.registry import register
 from secateur.repair.result import Repair
 from secateur.units import Discovery, Recipe, ScoredUnit, all_units, discover, prune
 
-GENTLE = Unlearning(step_length=1.0, passes=40, milestones=(), weight_decay=0.0, dropout=False)
-DEEP = Unlearning(dropout=False)
+GENTLE = Unlearning(stride=0.0015, passes=40, milestones=(), weight_decay=0.0, dropout=False)
 PAPER: dict[str, object] = {
     "unlearnings": (Unlearning(passes=21),),
     "recovering": Recovering(dropout=True),
@@ -77,7 +76,7 @@ class RNP:
         Whether pruning zeroes a norm's bias with its weight.
     """
 
-    unlearnings: tuple[Unlearning, ...] = (GENTLE, DEEP)
+    unlearnings: tuple[Unlearning, ...] = (GENTLE,)
     recovering: Recovering = field(default_factory=Recovering)
     recover_original: bool = True
     trajectory: bool = True
@@ -162,7 +161,11 @@ class RNP:
                     with _timed(seconds, f"unlearning {depth + 1}"):
                         exposures.append(
                             unlearning(
-                                unlearned, clean.learn, clean.convention, generator=generator, progress=progress
+                                unlearned,
+                                clean.learn,
+                                clean.convention,
+                                generator=generator,
+                                progress=progress,
                             )
                         )
                 with _timed(seconds, f"recovering {depth + 1}"):
@@ -240,7 +243,7 @@ class RNP:
 def _working_copy(network: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode with all weights open to gradients and the fastest memory layout."""
     copied = copy.deepcopy(network).eval().requires_grad_(True)
-    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return copied.to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -192,24 +192,25 @@ def plain(value: object) -> Any:
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _loss(chosen: CurvePoint | None, budget: float) -> dict[str, object] | None:
+def _loss(chosen: CurvePoint | None, budget: float) -> Evidence | None:
     if chosen is None:
         return None
-    loss = {
-        key: None if isinstance(number, float) and math.isnan(number) else number
-        for key, number in difference(chosen.loss).items()
-    } | {
+    # With nothing pruned it is the same network, and no chance is involved.
+    measured = chosen.loss if chosen.pruned else PairedLoss(0.0, 0.0, 0.0)
+    loss: Evidence = plain(difference(measured)) | {
         "n": chosen.accuracy.total,
         "how": PAIRED,
         "budget": budget,
-        "upper_end_exceeds_budget": chosen.loss.high > budget,
+        "upper_end_exceeds_budget": measured.high > budget,
     }
-    return loss | {"statement": wording.loss_statement(loss)}
+    return loss | {"statement": wording.loss_statement(loss) if chosen.pruned else wording.UNCHANGED}
 
 
 def _units(repair: Repair) -> dict[str, object]:
     chosen = {scored.unit for scored in repair.recipe.units}
-    is_pruned = torch.tensor([unit in chosen for unit in all_units(repair.discovery.layers)], dtype=torch.bool)
+    is_pruned = torch.tensor(
+        [unit in chosen for unit in all_units(repair.discovery.layers)], dtype=torch.bool
+    )
     scores = repair.scores.detach().cpu().double()
     layers, start = [], 0
     for layer in repair.discovery.layers:
@@ -247,7 +248,7 @@ def histogram(scores: torch.Tensor) -> list[int]:
 def _exposure(exposure: Exposure, class_names: Sequence[str] | None) -> dict[str, object]:
     images = sum(exposure.answers)
     others = [count for label, count in enumerate(exposure.answers) if label != exposure.label]
-    found = {
+    found: Evidence = {
         "reached": exposure.reached,
         "label": exposure.label,
         "name": _name(exposure.label, class_names),

@@ -46,7 +46,9 @@ def render(evidence: Evidence) -> str:
     template = environment.from_string(
         files("secateur.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     )
-    return template.render(e=evidence, title=wording.outcome_title(evidence["outcome"]), figures=_figures(evidence))
+    return template.render(
+        e=evidence, title=wording.outcome_title(evidence["outcome"]), figures=_figures(evidence)
+    )
 
 
 def write_report(directory: Path, evidence: Evidence) -> dict[str, Path]:
@@ -81,14 +83,15 @@ def duration(seconds: float) -> str:
     """Return a time in the unit that suits it."""
     if seconds < 1:
         return f"{1000 * seconds:.0f}{wording.SPACE}ms"
-    if seconds < 120:
+    if seconds < 119.95:
         return f"{seconds:.1f}{wording.SPACE}s"
-    return f"{seconds // 60:.0f}{wording.SPACE}min {seconds % 60:.0f}{wording.SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}{wording.SPACE}min {rest}{wording.SPACE}s"
 
 
 def _figures(evidence: Evidence) -> dict[str, Markup]:
     figures: dict[str, tuple[Figure, str]] = {}
-    if evidence["curve"]["points"]:
+    if len(evidence["curve"]["points"]) > 1:
         figures["curve"] = plots.accuracy_curve(evidence["curve"]), _curve_text(evidence)
     if evidence["units"]["layers"]:
         units = evidence["units"]

@@ -106,7 +106,7 @@ def score_histogram(units: Mapping[str, Any]) -> Figure:
         axes.set_xlim(-0.01, 1.01)
         axes.set_xlabel("score (low is suspicious)")
         axes.set_ylabel("units (log scale)")
-        axes.legend(loc="upper left", ncols=2)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
         return figure
 
 
@@ -200,9 +200,7 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _band(
-    axes: Axes, positions: Sequence[int], numbers: Sequence[Mapping[str, Any]], label: str
-) -> None:
+def _band(axes: Axes, positions: Sequence[int], numbers: Sequence[Mapping[str, Any]], label: str) -> None:
     low, high, value = ([100 * number[key] for number in numbers] for key in ("low", "high", "value"))
     if len(positions) == 1:
         axes.vlines(positions, low, high, color=BLUE, alpha=0.35, linewidth=6)

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from xml.dom import minidom
 
 import matplotlib
@@ -16,7 +17,7 @@ BLUE = "#0072b2"
 ORANGE = "#d55e00"
 GREY = "#b6bdc5"
 # Blue, vermilion and grey of the Okabe-Ito palette: told apart with any colour vision, and in print.
-STYLE = {
+STYLE: dict[Any, object] = {
     "font.family": "sans-serif",
     "font.size": 9.0,
     "text.color": INK,
@@ -110,7 +111,9 @@ def printable(text: str, limit: int = 10_000) -> str:
         Longest result, in characters, at least 3.
     """
     visible = "".join(
-        character if character.isprintable() or character == "\N{NO-BREAK SPACE}" else "\N{REPLACEMENT CHARACTER}"
+        character
+        if character.isprintable() or character == "\N{NO-BREAK SPACE}"
+        else "\N{REPLACEMENT CHARACTER}"
         for character in text
     )
     if len(visible) <= limit:

@@ -40,6 +40,7 @@ TRIGGER_NEEDED = (
     "It needs the trigger, which a repair never sees. If you know it, measure with: "
     "secateur evaluate MODEL --trigger T.safetensors --target K"
 )
+UNCHANGED = "Nothing was pruned, so the clean accuracy is what it was."
 NOT_IMPLEMENTED = "This version does not do it."
 
 

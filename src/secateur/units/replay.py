@@ -45,8 +45,8 @@ class Replay:
     Raises
     ------
     ValueError
-        There is no input, `memory` is negative, or a layer does not belong to the network. Whatever the
-        network raises on the inputs passes through.
+        There is no batch or an empty one, `memory` is negative, or a layer does not belong to the network.
+        Whatever the network raises on the inputs passes through.
     """
 
     def __init__(
@@ -58,20 +58,18 @@ class Replay:
         shift: bool,
         memory: int = 1 << 30,
     ) -> None:
-        if not inputs:
-            raise ValueError("a replay needs at least one batch of inputs")
+        if not inputs or not all(len(batch) for batch in inputs):
+            raise ValueError("a replay needs at least one batch, and at least one input in each")
         if memory < 0:
             raise ValueError(f"the memory must be at least 0 bytes, not {memory}")
         self._network, self._layers, self._shift = network, tuple(layers), shift
-        with torch.inference_mode(False):
-            self._inputs = tuple(batch.clone() if batch.is_inference() else batch for batch in inputs)
+        self._inputs = tuple(inputs)
         self._flat = Masks.ones(self._layers, requires_grad=False).flat
-        self._pending: _Attempt | None = None
+        self._stored: list[_Activations] = [{} for _ in inputs]
         self._saved = 0.0
         self._record(memory // 2)
-        stored: list[_Activations] = [{} for _ in inputs]
-        current = self._run(self._flat, self._inputs, stored, _Plan())
-        self._outputs, self._stored = current.outputs, current.activations
+        self._pending: _Attempt | None = self._run(self._flat, self._inputs, _Plan())
+        self.accept()
         self._check()
 
     @property
@@ -108,7 +106,7 @@ class Replay:
         if begin is None:
             self._pending, self._saved = _Attempt(flat, self._outputs, self._stored), 1.0
         else:
-            self._pending = self._run(flat, self._inputs, self._stored, self._plan(begin))
+            self._pending = self._run(flat, self._inputs, _Plan.of(self._calls, begin, self._kept))
         return self._pending.outputs
 
     def accept(self) -> None:
@@ -135,9 +133,8 @@ class Replay:
             with _intercepted(self._network, recording):
                 self._network(images)
             recording.finish()
-            forgetful = _same(before, _memory(self._network))
-        self._calls = recording.calls if forgetful else []
-        self._copies_input = not recording.calls or recording.calls[0].mutates
+            unchanged = _same(before, _memory(self._network))
+        self._calls = recording.calls if unchanged else []
         ends = accumulate(layer.count for layer in self._layers)
         self._parts = [
             (self._begin(layer), slice(end - layer.count, end))
@@ -148,14 +145,12 @@ class Replay:
         useful = {call for begin in begins for call in _Plan.of(self._calls, begin, wanted).skipped}
         total = sum(len(batch) for batch in self._inputs)
         self._kept = _affordable(useful, budget, total / max(1, len(images)))
-        self._plans: dict[int, _Plan] = {}
 
     def _begin(self, layer: UnitLayer) -> int:
         """Return the position of the first call that the layer's masks act in."""
-        paths = {layer.name}
-        for slices in layer.slices(shift=True):
-            path = slices.parameter.rpartition(".")[0]
-            paths.add(path.rpartition(".")[0] if layer.kind == "heads" else path)
+        paths = [slices.parameter.rpartition(".")[0] for slices in layer.slices(shift=True)]
+        if layer.kind == "heads":
+            paths = [path.rpartition(".")[0] for path in paths]
         modules = {self._network.get_submodule(path) for path in paths}
         return next((call.begin for call in self._calls if call.module in modules), 0)
 
@@ -164,28 +159,19 @@ class Replay:
         changed = (begin for begin, units in self._parts if bool(different[units].any()))
         return min(changed, default=None)
 
-    def _plan(self, begin: int) -> "_Plan":
-        if begin not in self._plans:
-            self._plans[begin] = _Plan.of(self._calls, begin, self._kept)
-        return self._plans[begin]
-
-    def _run(
-        self, flat: Tensor, inputs: Sequence[Tensor], stored: "Sequence[_Activations]", plan: "_Plan"
-    ) -> "_Attempt":
+    def _run(self, flat: Tensor, inputs: Sequence[Tensor], plan: "_Plan") -> "_Attempt":
         outputs, activations = [], []
-        with self._prepared(flat):
-            for batch, known in zip(inputs, stored, strict=True):
-                run = _Run(self._calls, self._kept, plan, known)
-                with _intercepted(self._network, run) if self._calls else nullcontext():
-                    outputs.append(self._network(batch.clone() if self._copies_input else batch))
-                if not run.sound:
-                    break
-                activations.append(run.recomputed)
-                self._saved = run.saved
-            else:
-                return _Attempt(flat, torch.cat(outputs), activations)
-        self._stop_skipping()
-        return self._run(flat, inputs, [{} for _ in inputs], _Plan())
+        for batch, stored in zip(inputs, self._stored, strict=False):
+            run = _Run(self._calls, self._kept, plan, stored)
+            with self._prepared(flat), _intercepted(self._network, run) if self._calls else nullcontext():
+                # The network may change its input in place.
+                outputs.append(self._network(batch.clone()))
+            if not run.sound:
+                self._stop_skipping()
+                return self._run(flat, inputs, _Plan())
+            activations.append(run.recomputed)
+            self._saved = run.saved
+        return _Attempt(flat, torch.cat(outputs), activations)
 
     def _check(self) -> None:
         """Stop skipping if it changes what the first batch gives."""
@@ -193,20 +179,19 @@ class Replay:
         for begin in {begins[len(begins) // 2], begins[-1]} if begins else ():
             flat = self._flat.clone()
             for _, units in (part for part in self._parts if part[0] == begin):
-                flat[units] = 0
-            replayed = self._run(flat, self._inputs[:1], self._stored[:1], self._plan(begin)).outputs
+                # Zeros would hide what comes from before this layer.
+                flat[units] = 0.5
+            plan = _Plan.of(self._calls, begin, self._kept)
+            replayed = self._run(flat, self._inputs[:1], plan).outputs
             with self._prepared(flat):
-                batch = self._inputs[0]
-                full = self._network(batch.clone() if self._copies_input else batch)
-            scale = float(full.abs().max()) if full.numel() else 0.0
-            if not torch.allclose(replayed, full, rtol=0, atol=TOLERANCE * scale):
+                full = self._network(self._inputs[0].clone())
+            if not torch.allclose(replayed, full, rtol=0, atol=TOLERANCE * float(full.abs().max())):
                 self._stop_skipping()
         self._saved = 0.0
 
     def _stop_skipping(self) -> None:
-        self._calls, self._kept, self._plans = [], set(), {}
+        self._calls, self._kept = [], set()
         self._stored = [{} for _ in self._inputs]
-        self._copies_input = True
 
     @contextmanager
     def _prepared(self, flat: Tensor) -> Iterator[None]:
@@ -225,23 +210,24 @@ class Replay:
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a module's forward in the pass, with the calls that it makes."""
+    """One call of a module's forward in the pass, with the calls that it makes.
+
+    It mutates when it changes an input in place, and is mutated when its output is changed in place later.
+    In a chain every child gives its output to the next one and to nobody else.
+    """
 
     module: nn.Module
     parent: "_Call | None"
     begin: int
+    depth: int
     end: int = 0
     children: "list[_Call]" = field(default_factory=list)
     chain: bool = False
-    skippable: bool = False
     mutates: bool = False
     mutated: bool = False
+    skippable: bool = False
     storage: int = 0
     size: int = 0
-
-    @property
-    def depth(self) -> int:
-        return 0 if self.parent is None else self.parent.depth + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +264,7 @@ class _Recording:
 
     def __call__(self, module: nn.Module, forward: Forward, /, *args: Any, **kwargs: Any) -> Any:
         parent = self._open[-1] if self._open else None
-        call = _Call(module, parent, len(self.calls))
+        call = _Call(module, parent, len(self.calls), len(self._open))
         self.calls.append(call)
         if parent is not None:
             parent.children.append(call)
@@ -288,7 +274,6 @@ class _Recording:
         self._open.pop()
         call.end = len(self.calls)
         call.mutates = not all(kept.intact for kept in inputs)
-        # Within a plain chain nobody but the next module sees an output.
         call.chain = (
             getattr(forward, "__func__", None) is nn.Sequential.forward
             and not call.mutates
@@ -443,7 +428,7 @@ def _memory(network: nn.Module) -> list[object]:
 
 def _same(first: Sequence[object], second: Sequence[object]) -> bool:
     return len(first) == len(second) and all(
-        one is other or (isinstance(one, int) and one == other)
+        one is other or (type(one) is int is type(other) and one == other)
         for one, other in zip(first, second, strict=True)
     )
 

@@ -78,7 +78,7 @@ def test_tensors_with_labels_of_any_integer_type():
         (Pictures([None]), "Pictures, item 0: an item must be"),
         (Pictures([(np.zeros((2, 2)), 0), (np.zeros((2, 2)), "cat")]), "Pictures, item 1: the label 'cat'"),
         (Pictures([]), "Pictures: the data set is empty"),
-        (ChainDataset([]), "with a length"),
+        (ChainDataset([]), "ChainDataset: items must be reachable"),
     ],
 )
 def test_items_of_another_kind_are_named(dataset, words):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from secateur.errors import DataError
 
@@ -26,8 +26,10 @@ class WrappedSource:
     def __init__(self, dataset: Dataset[Any], name: str | None = None) -> None:
         self._dataset = dataset
         self._name = name or type(dataset).__name__
-        if not isinstance(dataset, Sized):
-            raise DataError(f"{self._name}: a data set with a length is needed")
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+            raise DataError(
+                f"{self._name}: items must be reachable by their index; give a map-style data set"
+            )
         if not len(dataset):
             raise DataError(f"{self._name}: the data set is empty")
         known = _known_labels(dataset)

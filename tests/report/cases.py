@@ -1,10 +1,11 @@
 """Repairs put together by hand from a tiny network, so that every number in a report is known."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -76,7 +77,7 @@ def make_repair(
         scores[position] = 0.05 + 0.1 * min(rank, 8)
     chosen = [ScoredUnit(units[k], float(scores[k])) for k in order[:pruned]]
     if curve is None:
-        curve = tuple(curve_point(k, max(20, 170 - k * k // 4)) for k in range(0, max(12, pruned + 2)))
+        curve = tuple(curve_point(k, max(20, 170 - k * k // 4)) for k in range(max(12, pruned + 2)))
     fields: dict[str, Any] = {
         "method": "rnp (default)",
         "outcome": outcome,
@@ -102,7 +103,9 @@ def make_repair(
     return Repair(**(fields | changes))
 
 
-def make_evidence(repair: Repair, *, class_names: tuple[str, ...] | None = None, **changes: Any) -> dict[str, Any]:
+def make_evidence(
+    repair: Repair, *, class_names: tuple[str, ...] | None = None, **changes: Any
+) -> dict[str, Any]:
     """Return the evidence of a repair of a checkpoint that is never read."""
     classes = repair.network[-1].out_features  # type: ignore[index, union-attr]
     model = LoadedModel(
@@ -127,45 +130,53 @@ def make_evidence(repair: Repair, *, class_names: tuple[str, ...] | None = None,
 
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Every situation that a report must cope with.
+SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "repaired": lambda: make_evidence(make_repair(revealed=exposure()), class_names=CIFAR),
+    "evaluated": lambda: make_evidence(
+        make_repair(revealed=exposure()),
+        evaluation={
+            "trigger": "corner.safetensors",
+            "target": 3,
+            "images": "1,000 test images",
+            "before": {"ACC": Proportion(850, 1000), "ASR": Proportion(900, 900)},
+            "after": {"ACC": Proportion(840, 1000), "ASR": Proportion(9, 900)},
+        },
+    ),
+    "nothing found": lambda: make_evidence(
+        make_repair(outcome="nothing found", pruned=0, revealed=exposure(share=0.4))
+    ),
+    "inconclusive": lambda: make_evidence(
+        make_repair(
+            outcome="inconclusive",
+            pruned=0,
+            curve=(),
+            revealed=exposure(reached=False),
+            notes=("Unlearning never reached its stop.",),
+        )
+    ),
+    "no exposure": lambda: make_evidence(make_repair()),
+    "one class": lambda: make_evidence(
+        make_repair(classes=1, revealed=exposure(classes=1, label=0)), class_names=("only",)
+    ),
+    "nothing tried": lambda: make_evidence(
+        make_repair(outcome="nothing found", pruned=0, curve=(curve_point(0, 170),), revealed=exposure())
+    ),
+    "1000 classes": lambda: make_evidence(
+        make_repair(classes=1000, revealed=exposure(classes=1000, label=998)),
+        class_names=tuple(f"class number {k}" for k in range(1000)),
+    ),
+    "60 layers": lambda: make_evidence(
+        make_repair(layers=60, pruned=40, revealed=exposure()), class_names=CIFAR
+    ),
+}
 
 
-@pytest.fixture
-def situations() -> dict[str, Callable[[], dict[str, Any]]]:
-    """Return evidence of every situation that a report must cope with, by name."""
-    flat = (curve_point(0, 170),)
-    return {
-        "repaired": lambda: make_evidence(make_repair(revealed=exposure()), class_names=CIFAR),
-        "evaluated": lambda: make_evidence(
-            make_repair(revealed=exposure()),
-            evaluation={
-                "trigger": "corner.safetensors",
-                "target": 3,
-                "images": "1,000 test images",
-                "before": {"ACC": Proportion(850, 1000), "ASR": Proportion(900, 900)},
-                "after": {"ACC": Proportion(840, 1000), "ASR": Proportion(9, 900)},
-            },
-        ),
-        "nothing found": lambda: make_evidence(
-            make_repair(outcome="nothing found", pruned=0, curve=flat, revealed=exposure(share=0.4))
-        ),
-        "inconclusive": lambda: make_evidence(
-            make_repair(
-                outcome="inconclusive",
-                pruned=0,
-                curve=(),
-                revealed=exposure(reached=False),
-                notes=("Unlearning never reached its stop.",),
-            )
-        ),
-        "no exposure": lambda: make_evidence(make_repair()),
-        "one class": lambda: make_evidence(
-            make_repair(classes=1, revealed=exposure(classes=1, label=0)), class_names=("only",)
-        ),
-        "1000 classes": lambda: make_evidence(
-            make_repair(classes=1000, revealed=exposure(classes=1000, label=998)),
-            class_names=tuple(f"class number {k}" for k in range(1000)),
-        ),
-        "60 layers": lambda: make_evidence(
-            make_repair(layers=60, pruned=40, revealed=exposure()), class_names=CIFAR
-        ),
-    }
+@cache
+def _evidence(name: str) -> dict[str, Any]:
+    return SITUATIONS[name]()
+
+
+def situation(name: str) -> dict[str, Any]:
+    """Return the evidence of a situation, to be changed freely."""
+    return deepcopy(_evidence(name))

@@ -1,0 +1,173 @@
+import json
+import math
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.report.cases import CIFAR, SITUATIONS, curve_point, exposure, make_evidence, make_repair, situation
+
+from secateur.report.evidence import SCORE_BINS, histogram, plain
+from secateur.statistics import PairedLoss, Proportion
+from secateur.units import all_units
+
+SCHEMA = json.loads(files("secateur.report").joinpath("report.schema.json").read_text(encoding="utf-8"))
+
+
+def validate(evidence: dict) -> None:
+    jsonschema.Draft202012Validator(SCHEMA).validate(evidence)
+
+
+def test_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_situation_fits_the_schema_and_survives_json(name: str) -> None:
+    evidence = situation(name)
+    validate(evidence)
+    assert json.loads(json.dumps(evidence, allow_nan=False)) == evidence
+
+
+@pytest.mark.parametrize("path", [("accuracy", "after", "low"), ("accuracy", "given", "how"), ("weights",)])
+def test_schema_misses_what_is_missing(path: tuple[str, ...]) -> None:
+    evidence = situation("repaired")
+    place = evidence
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    with pytest.raises(jsonschema.ValidationError):
+        validate(evidence)
+
+
+def test_accuracies_come_with_their_intervals() -> None:
+    accuracy = situation("repaired")["accuracy"]
+    after = accuracy["after"]
+    assert (after["hits"], after["n"], after["value"], after["level"]) == (168, 200, 0.84, 0.95)
+    # Wilson's interval for 168 of 200, from its closed form.
+    z = 1.959963984540054
+    centre, half = (0.84 + z * z / 400) / (1 + z * z / 200), z * math.sqrt(0.84 * 0.16 / 200 + (z / 400) ** 2)
+    assert after["low"] == pytest.approx(centre - half / (1 + z * z / 200))
+    assert after["high"] == pytest.approx(centre + half / (1 + z * z / 200))
+    assert accuracy["before"]["hits"] == 170
+    assert accuracy["given"]["n"] == 500
+
+
+@pytest.mark.parametrize(
+    ("hits", "budget", "exceeds", "words"),
+    [
+        (168, 0.02, True, "cannot be ruled out"),
+        (168, 0.1, False, "whole interval is within"),
+        (150, 0.02, True, "itself exceeds the budget"),
+    ],
+)
+def test_loss_is_held_against_the_budget(hits: int, budget: float, exceeds: bool, words: str) -> None:
+    curve = (curve_point(0, 170), curve_point(1, hits))
+    loss = make_evidence(make_repair(pruned=1, curve=curve, budget=budget))["loss"]
+    assert loss["value"] == pytest.approx((170 - hits) / 200)
+    assert loss["upper_end_exceeds_budget"] is exceeds
+    assert words in loss["statement"]
+
+
+def test_an_unchanged_network_has_lost_nothing() -> None:
+    loss = situation("nothing found")["loss"]
+    assert (loss["value"], loss["low"], loss["high"]) == (0, 0, 0)
+    assert not loss["upper_end_exceeds_budget"]
+
+
+def test_pruned_units_are_listed_by_layer() -> None:
+    repair = make_repair(pruned=5)
+    units = make_evidence(repair)["units"]
+    listed = {(layer["name"], index) for layer in units["layers"] for index in layer["indices"]}
+    assert listed == {(scored.unit.layer, scored.unit.index) for scored in repair.recipe.units}
+    assert sum(layer["pruned"] for layer in units["layers"]) == units["pruned"] == 5
+    for layer in units["layers"]:
+        assert sum(layer["scores"]) == layer["total"]
+        assert sum(layer["pruned_scores"]) == layer["pruned"]
+
+
+def test_scores_belong_to_their_layers() -> None:
+    repair = make_repair(pruned=0)
+    scores = torch.tensor([0.99 if unit.layer == "1" else 0.0 for unit in all_units(repair.discovery.layers)])
+    layers = make_evidence(make_repair(pruned=0, scores=scores))["units"]["layers"]
+    assert layers[0]["scores"][-1] == layers[0]["total"]
+    assert layers[1]["scores"][0] == layers[1]["total"]
+
+
+@given(st.lists(st.floats(0, 1), max_size=50))
+def test_histogram_counts_every_score_in_its_bin(scores: list[float]) -> None:
+    tensor = torch.tensor(scores, dtype=torch.float64)
+    expected = [0] * SCORE_BINS
+    for score in scores:
+        expected[min(int(score * SCORE_BINS), SCORE_BINS - 1)] += 1
+    assert histogram(tensor) == expected
+
+
+def test_nothing_that_is_not_finite_reaches_json() -> None:
+    nothing = Proportion(0, 0)
+    point = type(curve_point(0, 1))(0, nothing, PairedLoss(math.nan, -1.0, 1.0))
+    pruned = type(point)(1, nothing, PairedLoss(math.nan, -1.0, 1.0))
+    scores = make_repair().scores.clone()
+    scores[3] = math.nan
+    evidence = make_evidence(
+        make_repair(
+            pruned=1,
+            curve=(point, pruned),
+            scores=scores,
+            hyperparameters={"rate": math.inf, "nested": {"a": (1.0, math.nan)}, "path": Path("x")},
+        ),
+        clean_accuracy=nothing,
+    )
+    validate(evidence)
+    json.dumps(evidence, allow_nan=False)
+    assert evidence["method"]["hyperparameters"] == {
+        "rate": None,
+        "nested": {"a": [1.0, None]},
+        "path": "x",
+    }
+    assert evidence["loss"]["value"] is None
+
+
+def test_text_that_is_no_unicode_is_escaped() -> None:
+    assert plain({"caf\udce9": ["\udcff"]}) == {"caf\\udce9": ["\\udcff"]}
+
+
+def test_exposure_names_the_label_and_calls_it_no_verdict() -> None:
+    found = make_evidence(make_repair(revealed=exposure(label=3, share=0.9)), class_names=CIFAR)["exposure"]
+    assert (found["label"], found["name"], found["share"]["hits"], found["share"]["n"]) == (
+        3,
+        "cat",
+        270,
+        300,
+    )
+    assert found["runner_up"]["hits"] == 30
+    assert [number["hits"] for number in found["path"]["accuracies"]] == [270, 150, 51]
+    assert "no verdict" in found["statement"]
+    assert "are apart" in found["statement"]
+
+
+def test_a_weak_exposure_is_called_weak() -> None:
+    found = make_evidence(make_repair(revealed=exposure(share=0.52, reached=False)))["exposure"]
+    assert "overlap" in found["statement"]
+    assert "before the accuracy fell" in found["statement"]
+
+
+def test_checks_not_run_follow_from_what_was_done() -> None:
+    checks = {name: {item["check"] for item in situation(name)["not_run"]} for name in SITUATIONS}
+    assert any("ASR" in check for check in checks["repaired"])
+    assert not any("ASR" in check for check in checks["evaluated"])
+    assert any("target label" in check for check in checks["no exposure"])
+    assert all(any("Trigger inversion" in check for check in found) for found in checks.values())
+
+
+def test_the_command_line_can_be_pasted() -> None:
+    assert situation("repaired")["command"].endswith("--data 'a folder'")
+
+
+@pytest.mark.parametrize("changes", [{"chosen": 2}, {"scores": torch.ones(3)}])
+def test_a_repair_that_contradicts_itself_is_not_reported(changes: dict) -> None:
+    with pytest.raises(ValueError, match="units"):
+        make_evidence(make_repair(**changes))

@@ -1,0 +1,119 @@
+from itertools import pairwise
+
+import matplotlib
+import pytest
+from matplotlib.colors import to_rgba
+from tests.report.cases import exposure, make_evidence, make_repair, situation
+
+from secateur.report import plots
+from secateur.report.svg import ORANGE, inline, printable
+
+
+def lines(figure) -> dict:
+    return {line.get_label(): line for line in figure.axes[0].get_lines()}
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_accuracy_curve_marks_the_chosen_point_and_the_budget() -> None:
+    evidence = situation("repaired")
+    drawn = lines(plots.accuracy_curve(evidence["curve"]))
+    assert drawn["chosen"].get_xydata().tolist() == [[3, 84.0]]
+    assert drawn["accuracy"].get_xydata()[:4].tolist() == [[0, 85.0], [1, 85.0], [2, 84.5], [3, 84.0]]
+    assert drawn["budget"].get_ydata() == pytest.approx([83.0, 83.0])
+
+
+def test_accuracy_band_is_the_interval() -> None:
+    curve = situation("repaired")["curve"]
+    band = plots.accuracy_curve(curve).axes[0].collections[0].get_paths()[0].vertices
+    at_start = band[band[:, 0] == 0, 1]
+    number = curve["points"][0]["accuracy"]
+    assert [at_start.min(), at_start.max()] == pytest.approx([100 * number["low"], 100 * number["high"]])
+
+
+def test_layers_show_shares_and_counts() -> None:
+    units = make_evidence(make_repair(pruned=5))["units"]
+    figure = plots.scores_by_layer(units)
+    bars = [bar.get_width() for bar in figure.axes[1].patches]
+    assert bars == [100 * layer["pruned"] / layer["total"] for layer in units["layers"]]
+    assert texts(figure) == [f"{layer['pruned']} of 8" for layer in units["layers"]]
+    cells = figure.axes[0].collections[0].get_array()
+    assert cells.sum() == units["total"]
+
+
+def test_sixty_layers_do_not_overlap() -> None:
+    figure = plots.scores_by_layer(situation("60 layers")["units"])
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == 60
+    assert all(upper.y0 >= lower.y1 - 0.5 for upper, lower in pairwise(boxes))
+
+
+def test_histogram_separates_the_pruned() -> None:
+    figure = plots.score_histogram(make_evidence(make_repair(pruned=5))["units"])
+    kept, pruned = figure.axes[0].containers
+    assert sum(bar.get_height() for bar in kept) == 16
+    assert sum(bar.get_height() for bar in pruned) == 5
+
+
+def test_revealed_label_is_highlighted() -> None:
+    found = make_evidence(make_repair(revealed=exposure(label=3)))["exposure"]
+    bars = plots.unlearned_answers(found).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [30, 0, 0, 270, 0, 0, 0, 0, 0, 0]
+    assert [index for index, bar in enumerate(bars) if bar.get_facecolor() == to_rgba(ORANGE)] == [3]
+
+
+def test_of_many_classes_the_most_answered_are_shown_and_none_is_lost() -> None:
+    found = situation("1000 classes")["exposure"]
+    rows = plots.shown_answers(found)
+    assert len(rows) == plots.MOST_ANSWERED + 1
+    assert rows[0]["label"] == 998
+    assert sum(row["answers"] for row in rows) == sum(row["images"] for row in rows) == 300
+
+
+def test_path_shows_every_pass() -> None:
+    found = situation("repaired")["exposure"]
+    drawn = lines(plots.unlearning_path(found))["accuracy"].get_xydata()
+    assert drawn.ravel() == pytest.approx([1, 90.0, 2, 50.0, 3, 17.0])
+
+
+def test_text_of_others_is_no_mathematics() -> None:
+    names = ("$\\frac$", *["$x$ & <b>"] * 9)
+    found = make_evidence(make_repair(revealed=exposure()), class_names=names)["exposure"]
+    svg = inline(plots.unlearned_answers(found), "a", "a")
+    assert "$x$ &amp; &lt;b&gt;" in svg
+    assert "$\\frac$" in svg
+
+
+def test_svg_repeats_byte_for_byte_and_leaves_settings_alone() -> None:
+    curve = situation("repaired")["curve"]
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        first = inline(plots.accuracy_curve(curve), "a", "a curve")
+    assert inline(plots.accuracy_curve(curve), "a", "a curve") == first
+    assert dict(matplotlib.rcParams) == before
+    assert 'aria-label="a curve"' in first
+
+
+def test_identifiers_are_unique_to_the_figure() -> None:
+    curve = situation("repaired")["curve"]
+    a, b = (inline(plots.accuracy_curve(curve), name, "") for name in "ab")
+    assert 'id="a-' in a
+    assert "url(#a-" in a
+    assert a.replace('id="a-', 'id="b-').replace("url(#a-", "url(#b-").replace('"#a-', '"#b-') == b
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 猫", "plain é 猫"),
+        ("a\x00b\nc", "a\ufffdb\ufffdc"),
+        ("\u202egpj.exe", "\ufffdgpj.exe"),
+        ("\udcff", "\ufffd"),
+        ("abcdefghij", "abc…ij"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text, 10 if len(text) < 10 else 6) == shown
