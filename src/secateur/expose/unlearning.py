@@ -184,9 +184,9 @@ def predict(network: nn.Module, images: Tensor, convention: InputConvention, bat
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        outputs = [
-            network(convention.normalise(batch.to(device))).cpu() for batch in images.split(batch_size)
-        ]
+        starts = range(0, len(images), batch_size)
+        batches = (convention.normalise(images[i : i + batch_size].to(device)) for i in starts)
+        outputs = [network(batch).cpu() for batch in batches]
     finally:
         for module, mode in modes.items():
             module.training = mode

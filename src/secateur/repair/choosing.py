@@ -1,4 +1,8 @@
-"""How far to prune: clean accuracy on held-out images decides, nothing else is known to a defender."""
+"""How far to prune: clean accuracy on held-out images decides, nothing else is known to a defender.
+
+A few hundred images cannot tell a loss of 2 points from none, so the budget is held against the lower end of the
+loss's interval: pruning stops when the images show that the loss is larger, not when chance says so.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +31,7 @@ class Choice:
     curve
         Accuracy after each group of them.
     chosen
-        Index into `curve`: the last point whose loss is within the budget.
+        Index into `curve`: the last point whose loss is not shown to exceed the budget.
     spared
         How many suspects were left alone because the clean task needs them.
     """
@@ -123,7 +127,7 @@ class Walk:
             progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value)
             if curve[-1].loss.low > budget:
                 break
-        within = [index for index, point in enumerate(curve) if point.loss.value <= budget + 1e-9]
+        within = [index for index, point in enumerate(curve) if point.loss.low <= budget]
         return Choice(tuple(kept), tuple(curve), within[-1], visited - len(kept))
 
     def _take(self, suspects: list[int], tolerances: Tensor | None) -> list[int]:

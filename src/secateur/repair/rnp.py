@@ -48,9 +48,9 @@ class RNP:
     threshold are pruned, their biases stay. The default differs in four ways, argued in
     ``docs/decisions/0001-rnp-default.md``:
 
-    - masks are recovered at several depths of unlearning (not at all, gently, fully), and a unit's score is
-      its mask averaged over the depths and over every step, so that units whose masks end at exactly zero
-      still have an order;
+    - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
+      recovered on the network as it came; a unit's score is its mask averaged over both and over every step,
+      so that units whose masks end at exactly zero still have an order;
     - suspects that the clean task needs are spared;
     - held-out clean accuracy, against the budget, decides how far along the order to prune;
     - a pruned unit loses its bias too, so that the unit is really gone.
@@ -68,10 +68,11 @@ class RNP:
     threshold
         Units with a higher score are no suspects, in ``[0, 1]`` (the paper's DT).
     spare
-        How much the learning loss may rise for one unit of the highest suspicion, in nats; the tolerance
-        falls with the square of the suspicion. None spares nothing.
+        How much the learning loss may rise for one unit of the highest suspicion, in nats; the tolerance of
+        others is proportional to their suspicion, 1 - score. None spares nothing.
     budget
-        Largest allowed loss of held-out clean accuracy, in ``[0, 1]``; None prunes every suspect.
+        Allowed loss of held-out clean accuracy, in ``[0, 1]``: pruning stops before the loss is shown to be
+        larger, that is before the lower end of its interval exceeds the budget. None prunes every suspect.
     shift
         Whether pruning zeroes a norm's bias with its weight.
     """
@@ -80,8 +81,8 @@ class RNP:
     recovering: Recovering = field(default_factory=Recovering)
     recover_original: bool = True
     trajectory: bool = True
-    threshold: float = 0.6
-    spare: float | None = 0.05
+    threshold: float = 0.65
+    spare: float | None = 0.01
     budget: float | None = 0.02
     shift: bool = True
 
@@ -187,7 +188,7 @@ class RNP:
         order = scores.argsort(stable=True)
         suspects = order[scores[order] <= self.threshold].tolist()
         suspicion = 1 - scores
-        tolerances = None if self.spare is None else self.spare * (suspicion / suspicion.max()).square()
+        tolerances = None if self.spare is None else self.spare * suspicion / suspicion.max()
         example = example_input(clean.convention).to(next(network.parameters()).device)
         with logits(network, example):
             walk = Walk(
