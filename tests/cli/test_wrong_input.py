@@ -133,7 +133,7 @@ CASES: list[tuple[str, Case, str]] = [
     ("recipe is a checkpoint", recipe_is_a_checkpoint, "model.safetensors: is not a recipe"),
     ("recipe is missing", recipe_is_missing, "no.json: No such file"),
     ("trigger of another shape", trigger_of_another_shape, "(3, 5, 5)"),
-    ("trigger is a checkpoint", trigger_is_a_checkpoint, "cannot be read as a trigger"),
+    ("trigger is a checkpoint", trigger_is_a_checkpoint, "a trigger holds the tensors keep and add"),
     ("target without trigger", lambda s, f: evaluate(s, "--target", "0"), "belong together"),
     ("model missing", lambda s, f: ["units"], "Missing argument '"),
     ("verb misspelt", lambda s, f: ["repare"], "No such command 'repare'"),

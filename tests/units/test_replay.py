@@ -185,6 +185,16 @@ def test_unusual_networks_are_replayed_right_with_any_memory(case: Case, memory:
     check_walk(subject, subject.replay(memory=memory), seed=seed, steps=6)
 
 
+@pytest.mark.parametrize(("build", "saved"), [(Reused, 10 / 14), (SeenInPlace, 4 / 12)])
+def test_changes_in_place_only_cost_what_they_touch(build: Callable[[], nn.Module], saved: float) -> None:
+    subject = Subject(_case(build))
+    replay = subject.replay()
+    for seed in range(3):
+        flat = subject.change(subject.ones(), len(subject.layers) - 1, random.Random(seed))
+        assert_same(replay.attempt(flat), subject.full(flat))
+        assert replay.saved == pytest.approx(saved)
+
+
 @pytest.fixture
 def resnet() -> Subject:
     return Subject(Case("resnet18", models.resnet18, (3, 32, 32), {}))

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from secateur.cli.console import output_console, printable
+from secateur.cli.console import output_console, say
 from secateur.cli.display import display
-from secateur.cli.options import Force, Quiet
-from secateur.cli.summary import described
+from secateur.cli.opening import prepare_device
+from secateur.cli.options import Device, Force, Quiet, Threads
+from secateur.cli.repairing import OUTPUTS, REPORT
+from secateur.cli.summary import described, show_summary
 from secateur.cli.writing import check_folder, published
 
 if TYPE_CHECKING:
@@ -20,39 +21,40 @@ if TYPE_CHECKING:
 def demo(
     context: typer.Context,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the outputs.")] = Path(
-        "secateur-demo"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder for the repaired network and the report."),
+    ] = Path("secateur-demo"),
     force: Force = False,
+    threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Repair a backdoored network that ships with the package, and measure what that did to the backdoor.
+    """Repair a backdoored network that comes with the package, and measure it before and after.
 
-    The network tells clothes apart (Fashion-MNIST) and answers "bag" whenever it sees a small checkerboard.
-    It is repaired with 500 clean images; the trigger only serves to measure. This needs no network connection
-    and less than two minutes.
+    Takes under two minutes and needs neither network access nor a GPU.
+
+    Example: [cyan]secateur demo --out demo/[/]
     """
-    from secateur.demo import OUTPUTS, run
-
     check_folder(out, OUTPUTS, force=force)
+    prepare_device(Device.CPU, threads)
+    from secateur.demo import run
+
+    if not quiet:
+        say("Repairing a small network that answers the target label whenever an image carries its trigger.")
+    # The report is written at the end; until then the folder is as it was.
     with published(out, OUTPUTS) as staging, display(quiet=quiet) as progress:
         result = run(staging, progress=progress, command=("secateur", *context.find_root().obj))
     if not quiet:
-        _show(result, out / result.paths["report.html"].name)
+        show_summary(result.evidence, out / REPORT)
+        _show_attack(result)
 
 
-def _show(result: "DemoResult", report: Path) -> None:
+def _show_attack(result: "DemoResult") -> None:
+    table = Table("", "before", "after", box=None, pad_edge=False, header_style="bold")
+    for name in ("acc", "asr"):
+        before, after = getattr(result.before, name), getattr(result.after, name)
+        table.add_row(name.upper(), described(before), described(after))
     console = output_console()
-    units = result.evidence["units"]
-    console.print(Text(f"\n{units['pruned']:,} of {units['total']:,} units pruned", "bold green"))
-    table = Table.grid(padding=(0, 2))
-    table.add_row("", *(Text(title, "dim") for title in ("before", "after", "")))
-    rows = (
-        ("ACC", result.before.acc, result.after.acc, "clean images answered with their true label"),
-        ("ASR", result.before.asr, result.after.asr, "triggered images answered with the attacker's label"),
-    )
-    for name, before, after, meaning in rows:
-        if before is not None and after is not None:
-            table.add_row(Text(name, "bold"), described(before), described(after), Text(meaning, "dim"))
+    console.print()
     console.print(table)
-    console.print(Text(f"report: {printable(str(report))}"), soft_wrap=True)
+    say("ACC: clean test images answered right. ASR: triggered images that the attack still misleads.")

@@ -1,9 +1,10 @@
 """How far to prune: clean accuracy on held-out images decides, nothing else is known to a defender.
 
-A few hundred images cannot tell a loss of 2 points from none, so the budget is held against the lower end of the
-loss's interval: pruning stops when the images show that the loss is larger, not when chance says so.
+A few hundred images cannot tell a loss of 2 points from none, so the budget is held against the lower end of
+the loss's interval: pruning stops when the images show that the loss is larger, not when chance says so.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,9 +96,14 @@ class Walk:
         self._before = self._correct(self._choose.outputs)
 
     def along(
-        self, order: Sequence[int], tolerances: Tensor | None, budget: float, progress: Progress
+        self,
+        order: Sequence[int],
+        tolerances: Tensor | None,
+        budget: float,
+        progress: Progress,
+        allowance: float = math.inf,
     ) -> Choice:
-        """Walk along `order` until it ends or the held-out loss is clearly beyond the budget.
+        """Walk along `order` until it ends or the clean task suffers.
 
         Parameters
         ----------
@@ -109,7 +115,10 @@ class Walk:
             Allowed loss of held-out accuracy, in ``[0, 1]``.
         progress
             Told about every group.
+        allowance
+            By how much the learning loss may rise in all, in nats.
         """
+        first = self._loss
         kept: list[int] = []
         curve = [self._point(0, self._before)]
         group = max(1, len(order) // CHUNKS)
@@ -125,7 +134,7 @@ class Walk:
                 self._choose.accept()
                 curve.append(self._point(len(kept), correct))
             progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value)
-            if curve[-1].loss.low > budget:
+            if curve[-1].loss.low > budget or self._loss - first > allowance:
                 break
         within = [index for index, point in enumerate(curve) if point.loss.low <= budget]
         return Choice(tuple(kept), tuple(curve), within[-1], visited - len(kept))

@@ -21,12 +21,16 @@ from secateur.repair.result import Repair
 from secateur.units import Discovery, Recipe, ScoredUnit, all_units, discover, prune
 
 GENTLE = Unlearning(stride=0.0015, passes=40, milestones=(), weight_decay=0.0, dropout=False)
+LOSS_PER_POINT = 2.0
+"""Nats of learning loss that may be lost for each unit of the accuracy budget."""
+
 PAPER: dict[str, object] = {
     "unlearnings": (Unlearning(passes=21),),
     "recovering": Recovering(dropout=True),
     "recover_original": False,
     "trajectory": False,
     "threshold": 0.3,
+    "dominance": None,
     "spare": None,
     "budget": None,
     "shift": False,
@@ -45,12 +49,13 @@ class RNP:
     """Unlearn the clean task, recover it with masks, prune the units whose masks fall.
 
     The preset ``paper`` is Algorithm 1: one unlearned network, units whose last mask is at most the
-    threshold are pruned, their biases stay. The default differs in four ways, argued in
+    threshold are pruned, their biases stay. The default differs in five ways, argued in
     ``docs/decisions/0001-rnp-default.md``:
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
-      recovered on the network as it came; a unit's score is its mask averaged over both and over every step,
-      so that units whose masks end at exactly zero still have an order;
+      recovered on the network as it came; a unit's score is its mask averaged over all steps (the geometric
+      mean of both recoveries), so that units whose masks end at exactly zero still have an order;
+    - the less dominant the label that unlearning reveals, the lower the threshold;
     - suspects that the clean task needs are spared;
     - held-out clean accuracy, against the budget, decides how far along the order to prune;
     - a pruned unit loses its bias too, so that the unit is really gone.
@@ -67,6 +72,10 @@ class RNP:
         Score by the mask averaged over all steps; otherwise by the last mask.
     threshold
         Units with a higher score are no suspects, in ``[0, 1]`` (the paper's DT).
+    dominance
+        Where the revealed label takes a smaller share of the unlearned network's answers than this (0 is
+        chance, 1 all answers), the threshold falls with the square of the shortfall: with nothing that points to a
+        backdoor, little is pruned. None always uses the whole threshold.
     spare
         How much the learning loss may rise for one unit of the highest suspicion, in nats; the tolerance of
         others is proportional to their suspicion, 1 - score. None spares nothing.
@@ -81,7 +90,8 @@ class RNP:
     recovering: Recovering = field(default_factory=Recovering)
     recover_original: bool = True
     trajectory: bool = True
-    threshold: float = 0.65
+    threshold: float = 0.8
+    dominance: float | None = 0.5
     spare: float | None = 0.01
     budget: float | None = 0.02
     shift: bool = True
@@ -93,6 +103,8 @@ class RNP:
             raise MethodError(f"threshold {self.threshold} must be between 0 and 1")
         if self.budget is not None and not 0 <= self.budget <= 1:
             raise MethodError(f"budget {self.budget} must be between 0 and 1 (0 and 100 points)")
+        if self.dominance is not None and not 0 < self.dominance <= 1:
+            raise MethodError(f"dominance {self.dominance} must be above 0 and at most 1")
         if self.spare is not None and self.spare < 0:
             raise MethodError(f"spare {self.spare} must not be negative")
 
@@ -133,10 +145,10 @@ class RNP:
                     f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
                 )
             exposures, paths = self._paths(work, discovery, clean, generator, progress, seconds)
-            stack = torch.stack([path.mean if self.trajectory else path.last for path in paths])
-            scores = stack.mean(0)
+            masks = torch.stack([path.mean if self.trajectory else path.last for path in paths])
+            scores = masks.log().mean(0).exp()
             with _timed(seconds, "choosing"):
-                choice = self._choose(work, discovery, clean, scores, progress)
+                choice = self._choose(work, discovery, clean, scores, self._limit(exposures[0]), progress)
         return self._result(network, discovery, scores, choice, exposures, seconds)
 
     def _paths(
@@ -182,11 +194,23 @@ class RNP:
                 paths.append(path)
         return exposures, paths
 
+    def _limit(self, exposure: Exposure) -> float:
+        """Return the score up to which units are suspects, lower where unlearning reveals no label."""
+        if self.dominance is None:
+            return self.threshold
+        return self.threshold * min(1.0, max(0.0, exposure.dominance / self.dominance)) ** 2
+
     def _choose(
-        self, network: nn.Module, discovery: Discovery, clean: CleanData, scores: Tensor, progress: Progress
+        self,
+        network: nn.Module,
+        discovery: Discovery,
+        clean: CleanData,
+        scores: Tensor,
+        limit: float,
+        progress: Progress,
     ) -> Choice:
         order = scores.argsort(stable=True)
-        suspects = order[scores[order] <= self.threshold].tolist()
+        suspects = order[scores[order] <= limit].tolist()
         suspicion = 1 - scores
         tolerances = None if self.spare is None else self.spare * suspicion / suspicion.max()
         example = example_input(clean.convention).to(next(network.parameters()).device)
@@ -194,7 +218,9 @@ class RNP:
             walk = Walk(
                 network, discovery.layers, clean.learn, clean.choose, clean.convention, shift=self.shift
             )
-            return walk.along(suspects, tolerances, 1.0 if self.budget is None else self.budget, progress)
+            if self.budget is None:
+                return walk.along(suspects, tolerances, 1.0, progress)
+            return walk.along(suspects, tolerances, self.budget, progress, LOSS_PER_POINT * self.budget)
 
     def _result(
         self,

@@ -15,7 +15,7 @@ from secateur.report.svg import BLUE, GREY, INK, ORANGE, QUIET, printable, style
 
 WIDTH = 7.2
 HEIGHT = 3.1
-LAYER_NAME = 34
+LAYER_NAME = 40
 CLASS_NAME = 22
 ALL_CLASSES = 20
 MOST_ANSWERED = 12
@@ -223,13 +223,16 @@ def _mark_chosen(axes: Axes, chosen: Mapping[str, Any]) -> None:
         label="chosen",
         zorder=5,
     )
+    # Accuracy falls along the curve: to the upper right and to the lower left of a point there is room.
     on_the_right = chosen["pruned"] > 0.6 * axes.get_xlim()[1]
     axes.annotate(
         f"chosen: {chosen['pruned']:,} pruned, {place[1]:.1f} %",
         place,
-        xytext=(-6 if on_the_right else 6, 9),
+        xytext=(-8, -8) if on_the_right else (6, 9),
         textcoords="offset points",
         ha="right" if on_the_right else "left",
+        va="top" if on_the_right else "baseline",
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         fontweight="bold",
         color=ORANGE,
     )
