@@ -22,9 +22,9 @@ from secateur.repair.rnp import GENTLE
 RESULTS = HERE / "results" / "designs.json"
 DESIGNS = {
     "default": RNP(),
-    "unlearned network only": RNP(recover_original=False),
-    "original network only, in effect": RNP(unlearnings=(replace(GENTLE, accuracy=0.99, passes=1),)),
-    "unlearning without a stride": RNP(unlearnings=(replace(GENTLE, stride=None),)),
+    "unlearned network only": RNP(original=0.0),
+    "original network only": RNP(original=1.0),
+    "unlearning without a stride": RNP(unlearning=replace(GENTLE, stride=None)),
     "last mask instead of the trajectory": RNP(trajectory=False),
     "nothing spared": RNP(spare=None),
     "weight pruned, bias kept": RNP(shift=False),

@@ -29,7 +29,7 @@ from secateur.files import write_text
 from secateur.models import build
 from secateur.progress import Silent
 from secateur.repair import Recovering
-from secateur.repair.choosing import Walk
+from secateur.repair.choosing import Limits, Walk
 from secateur.repair.rnp import flushed_denormals
 from secateur.units import discover
 
@@ -94,7 +94,7 @@ def ratios(options: argparse.Namespace) -> dict:
 
     def walk() -> None:
         walk = Walk(network, layers, images, images.subset(torch.arange(BATCH)), convention, shift=True)
-        walk.along(suspects.tolist(), None, 1.0, Silent())
+        walk.along(suspects.tolist(), None, Limits(), Silent())
 
     def forwards() -> None:
         for _ in range(len(suspects) + 1):
@@ -162,7 +162,7 @@ def child(options: argparse.Namespace) -> None:
         Recovering(passes=1, batch_size=BATCH)(network, layers, images, convention, generator=generator)
     else:
         walk = Walk(network, layers, images, images.subset(torch.arange(BATCH)), convention, shift=True)
-        walk.along([0, 1, 2], None, 1.0, Silent())
+        walk.along([0, 1, 2], None, Limits(), Silent())
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) * 1024)
 
 

@@ -176,7 +176,7 @@ def chromium(tmp_path: Path, *arguments: str) -> str:
         [program, *quiet, *sandbox, f"--user-data-dir={tmp_path / 'profile'}", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     ).stdout
 

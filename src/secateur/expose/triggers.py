@@ -155,8 +155,10 @@ class Inversion:
         device = next(network.parameters()).device
         channels, (height, width) = convention.channels, convention.size
         runs = [label for label in labels for _ in range(self.restarts)]
-        sources = [torch.Generator().manual_seed(seed + run % self.restarts + self.restarts * label)
-                   for run, label in enumerate(runs)]
+        sources = [
+            torch.Generator().manual_seed(seed + run % self.restarts + self.restarts * label)
+            for run, label in enumerate(runs)
+        ]
         others = [_of_other_classes(learn, label) for label in runs]
         start = torch.stack([torch.randn(channels + 1, height, width, generator=g) for g in sources])
         raw = start.to(device).requires_grad_()
@@ -167,10 +169,12 @@ class Inversion:
         optimizer = torch.optim.Adam([raw], lr=self.rate, betas=(0.5, 0.9))
         progress.start("inverting", self.steps)
         for _ in range(self.steps):
-            chosen = torch.stack([
-                other[torch.randint(len(other), (self.batch_size,), generator=g)]
-                for other, g in zip(others, sources, strict=True)
-            ])
+            chosen = torch.stack(
+                [
+                    other[torch.randint(len(other), (self.batch_size,), generator=g)]
+                    for other, g in zip(others, sources, strict=True)
+                ]
+            )
             images = learn.images[chosen].to(device)
             opened = torch.sigmoid(raw)
             mask, pattern = opened[:, None, :1], opened[:, None, 1:]

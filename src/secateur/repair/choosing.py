@@ -5,6 +5,7 @@ the loss's interval: pruning stops when the images show that the loss is larger,
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,25 @@ class Choice:
     def pruned(self) -> tuple[int, ...]:
         """Positions of the units to prune, in order."""
         return self.kept[: self.curve[self.chosen].pruned]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a walk stops.
+
+    Attributes
+    ----------
+    budget
+        Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``.
+    loss
+        By how much the learning loss may rise in all, in nats.
+    units
+        How many units may be taken out.
+    """
+
+    budget: float = 1.0
+    loss: float = math.inf
+    units: int = sys.maxsize
 
 
 class Walk:
@@ -99,11 +119,10 @@ class Walk:
         self,
         order: Sequence[int],
         tolerances: Tensor | None,
-        budget: float,
+        limits: Limits,
         progress: Progress,
-        allowance: float = math.inf,
     ) -> Choice:
-        """Walk along `order` until it ends or the clean task suffers.
+        """Walk along `order` until it ends or a limit is reached.
 
         Parameters
         ----------
@@ -111,12 +130,10 @@ class Walk:
             Positions of the suspects, most suspicious first.
         tolerances
             ``(total,)``: by how much the learning loss may rise for each unit. None spares nothing.
-        budget
-            Allowed loss of held-out accuracy, in ``[0, 1]``.
+        limits
+            When to stop.
         progress
             Told about every group.
-        allowance
-            By how much the learning loss may rise in all, in nats.
         """
         first = self._loss
         kept: list[int] = []
@@ -125,7 +142,9 @@ class Walk:
         progress.start("choosing", -(-len(order) // group))
         visited = 0
         for start in range(0, len(order), group):
-            suspects = list(order[start : start + group])
+            suspects = list(order[start : start + group])[: max(0, limits.units - len(kept))]
+            if not suspects:
+                break
             visited += len(suspects)
             taken = self._take(suspects, tolerances)
             if taken:
@@ -134,9 +153,9 @@ class Walk:
                 self._choose.accept()
                 curve.append(self._point(len(kept), correct))
             progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value)
-            if curve[-1].loss.low > budget or self._loss - first > allowance:
+            if curve[-1].loss.low > limits.budget or self._loss - first > limits.loss:
                 break
-        within = [index for index, point in enumerate(curve) if point.loss.low <= budget]
+        within = [index for index, point in enumerate(curve) if point.loss.low <= limits.budget]
         return Choice(tuple(kept), tuple(curve), within[-1], visited - len(kept))
 
     def _take(self, suspects: list[int], tolerances: Tensor | None) -> list[int]:

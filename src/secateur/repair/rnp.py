@@ -1,6 +1,7 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +15,20 @@ from secateur.errors import MethodError
 from secateur.expose import Exposure, Unlearning
 from secateur.models import logits
 from secateur.progress import Progress, Silent
-from secateur.repair.choosing import Choice, Walk
-from secateur.repair.recovering import MaskPath, Recovering
+from secateur.repair.choosing import Choice, Limits, Walk
+from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
 from secateur.units import Discovery, Recipe, ScoredUnit, all_units, discover, prune
 
-GENTLE = Unlearning(stride=0.0015, passes=40, milestones=(), weight_decay=0.0, dropout=False)
-LOSS_PER_POINT = 2.0
+GENTLE = Unlearning(stride=0.0005, passes=100, milestones=(), weight_decay=0.0, dropout=False)
+LOSS_PER_POINT = 5.0
 """Nats of learning loss that may be lost for each unit of the accuracy budget."""
 
 PAPER: dict[str, object] = {
-    "unlearnings": (Unlearning(passes=21),),
+    "unlearning": Unlearning(passes=21),
     "recovering": Recovering(dropout=True),
-    "recover_original": False,
+    "original": 0.0,
     "trajectory": False,
     "threshold": 0.3,
     "dominance": None,
@@ -53,7 +54,7 @@ class RNP:
     ``docs/decisions/0001-rnp-default.md``:
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
-      recovered on the network as it came; a unit's score is its mask averaged over all steps (the geometric
+      recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
       mean of both recoveries), so that units whose masks end at exactly zero still have an order;
     - the less dominant the label that unlearning reveals, the lower the threshold;
     - suspects that the clean task needs are spared;
@@ -62,12 +63,13 @@ class RNP:
 
     Attributes
     ----------
-    unlearnings
-        One for each unlearned network; the first one's outcome is the repair's exposure.
+    unlearning
+        How the clean task is unlearned.
     recovering
         How masks are learned.
-    recover_original
-        Whether masks are also recovered on the network as it came.
+    original
+        Weight in the score of masks that are recovered on the network as it came, in ``[0, 1]``; the rest is
+        the weight of those recovered on the unlearned network. 0 recovers on the unlearned network only.
     trajectory
         Score by the mask averaged over all steps; otherwise by the last mask.
     threshold
@@ -82,27 +84,32 @@ class RNP:
     budget
         Allowed loss of held-out clean accuracy, in ``[0, 1]``: pruning stops before the loss is shown to be
         larger, that is before the lower end of its interval exceeds the budget. None prunes every suspect.
+    share
+        Of all units, how many may be pruned under a budget, in ``[0, 1]``: a backdoor sits in few.
     shift
         Whether pruning zeroes a norm's bias with its weight.
     """
 
-    unlearnings: tuple[Unlearning, ...] = (GENTLE,)
+    unlearning: Unlearning = GENTLE
     recovering: Recovering = field(default_factory=Recovering)
-    recover_original: bool = True
+    original: float = 1 / 3
     trajectory: bool = True
-    threshold: float = 0.8
-    dominance: float | None = 0.5
+    threshold: float = 0.7
+    dominance: float | None = 0.4
     spare: float | None = 0.01
     budget: float | None = 0.02
+    share: float = 0.125
     shift: bool = True
 
     def __post_init__(self) -> None:
-        if not self.unlearnings:
-            raise MethodError("rnp needs at least one unlearning")
+        if not 0 <= self.original <= 1:
+            raise MethodError(f"original {self.original} must be between 0 and 1")
         if not 0 <= self.threshold <= 1:
             raise MethodError(f"threshold {self.threshold} must be between 0 and 1")
         if self.budget is not None and not 0 <= self.budget <= 1:
             raise MethodError(f"budget {self.budget} must be between 0 and 1 (0 and 100 points)")
+        if not 0 <= self.share <= 1:
+            raise MethodError(f"share {self.share} must be between 0 and 1")
         if self.dominance is not None and not 0 < self.dominance <= 1:
             raise MethodError(f"dominance {self.dominance} must be above 0 and at most 1")
         if self.spare is not None and self.spare < 0:
@@ -144,14 +151,12 @@ class RNP:
                 raise MethodError(
                     f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
                 )
-            exposures, paths = self._paths(work, discovery, clean, generator, progress, seconds)
-            masks = torch.stack([path.mean if self.trajectory else path.last for path in paths])
-            scores = masks.log().mean(0).exp()
+            exposure, scores = self._expose(work, discovery, clean, generator, progress, seconds)
             with _timed(seconds, "choosing"):
-                choice = self._choose(work, discovery, clean, scores, self._limit(exposures[0]), progress)
-        return self._result(network, discovery, scores, choice, exposures, seconds)
+                choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
+        return self._result(network, discovery, scores, choice, exposure, seconds)
 
-    def _paths(
+    def _expose(
         self,
         network: nn.Module,
         discovery: Discovery,
@@ -159,40 +164,35 @@ class RNP:
         generator: torch.Generator,
         progress: Progress,
         seconds: dict[str, float],
-    ) -> tuple[list[Exposure], list[MaskPath]]:
-        """Unlearn to each depth and recover masks from there."""
+    ) -> tuple[Exposure, Tensor]:
+        """Unlearn and recover; return what that revealed and every unit's score, ``(total,)``."""
         example = example_input(clean.convention).to(next(network.parameters()).device)
-        exposures: list[Exposure] = []
-        paths: list[MaskPath] = []
-        starts: list[Unlearning | None] = list(self.unlearnings)
-        if self.recover_original:
-            starts.append(None)
-        for depth, unlearning in enumerate(starts):
-            unlearned = copy.deepcopy(network)
-            with logits(unlearned, example):
-                if unlearning is not None:
-                    with _timed(seconds, f"unlearning {depth + 1}"):
-                        exposures.append(
-                            unlearning(
-                                unlearned,
-                                clean.learn,
-                                clean.convention,
-                                generator=generator,
-                                progress=progress,
-                            )
-                        )
-                with _timed(seconds, f"recovering {depth + 1}"):
-                    path = self.recovering(
-                        unlearned,
-                        discovery.layers,
-                        clean.learn,
-                        clean.convention,
-                        generator=generator,
-                        progress=progress,
-                    )
-            if path.losses:
-                paths.append(path)
-        return exposures, paths
+
+        def recover(start: nn.Module, stage: str) -> Tensor:
+            with _timed(seconds, stage):
+                path = self.recovering(
+                    start,
+                    discovery.layers,
+                    clean.learn,
+                    clean.convention,
+                    generator=generator,
+                    progress=progress,
+                    stage=stage,
+                )
+            return path.mean if self.trajectory else path.last
+
+        unlearned = copy.deepcopy(network)
+        with logits(unlearned, example):
+            with _timed(seconds, "unlearning"):
+                exposure = self.unlearning(
+                    unlearned, clean.learn, clean.convention, generator=generator, progress=progress
+                )
+            scores = (1 - self.original) * recover(unlearned, "recovering")
+        if self.original:
+            original = copy.deepcopy(network)
+            with logits(original, example):
+                scores += self.original * recover(original, "recovering the original")
+        return exposure, scores
 
     def _limit(self, exposure: Exposure) -> float:
         """Return the score up to which units are suspects, lower where unlearning reveals no label."""
@@ -219,8 +219,11 @@ class RNP:
                 network, discovery.layers, clean.learn, clean.choose, clean.convention, shift=self.shift
             )
             if self.budget is None:
-                return walk.along(suspects, tolerances, 1.0, progress)
-            return walk.along(suspects, tolerances, self.budget, progress, LOSS_PER_POINT * self.budget)
+                limits = Limits()
+            else:
+                most = math.ceil(self.share * discovery.total)
+                limits = Limits(self.budget, LOSS_PER_POINT * self.budget, most)
+            return walk.along(suspects, tolerances, limits, progress)
 
     def _result(
         self,
@@ -228,7 +231,7 @@ class RNP:
         discovery: Discovery,
         scores: Tensor,
         choice: Choice,
-        exposures: list[Exposure],
+        exposure: Exposure,
         seconds: dict[str, float],
     ) -> Repair:
         units = list(all_units(discovery.layers))
@@ -242,12 +245,12 @@ class RNP:
             gamma_only=not self.shift,
         )
         repaired = prune(network, discovery.layers, [s.unit for s in scored], shift=self.shift)
-        notes = [
-            f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
-            f"{unlearning.accuracy} asked for; its last state was used."
-            for unlearning, exposure in zip(self.unlearnings, exposures, strict=True)
-            if not exposure.reached
-        ]
+        notes = []
+        if not exposure.reached:
+            notes.append(
+                f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
+                f"{self.unlearning.accuracy} asked for; its last state was used."
+            )
         if choice.spared:
             notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return Repair(
@@ -260,7 +263,7 @@ class RNP:
             curve=choice.curve,
             chosen=choice.chosen,
             budget=1.0 if self.budget is None else self.budget,
-            exposure=exposures[0],
+            exposure=exposure,
             seconds=seconds,
             hyperparameters=asdict(self),
             notes=tuple(notes),
