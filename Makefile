@@ -23,7 +23,7 @@ $(READY): pyproject.toml requirements.lock
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/secateur demo --out secateur-demo
+	$(BIN)/secateur demo --out secateur-demo --force
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -47,7 +47,7 @@ def test_an_interrupt_leaves_nothing(specimen: Specimen, tmp_path):
         # The first line is the clean accuracy: from here on the method is at work.
         assert process.stdout.readline().startswith("Clean accuracy")
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "error: interrupted; nothing was written"
     assert "Traceback" not in errors

@@ -61,7 +61,9 @@ def test_accuracies_come_with_their_intervals() -> None:
     [
         (168, 0.02, True, "cannot be ruled out"),
         (168, 0.1, False, "whole interval is within"),
-        (150, 0.02, True, "itself exceeds the budget"),
+        (150, 0.02, True, "The loss exceeds the budget"),
+        (164, 0.02, True, "no more than chance"),
+        (150, 1.0, False, "no budget limited"),
     ],
 )
 def test_loss_is_held_against_the_budget(hits: int, budget: float, exceeds: bool, words: str) -> None:

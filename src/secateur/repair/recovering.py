@@ -51,6 +51,8 @@ class Recovering:
         Whether a norm's bias is masked with its weight; the published code masks the weight only.
     dropout
         Whether dropout is active. Normalisation always uses the statistics of the batch.
+    bfloat16
+        Whether forward passes run in bfloat16 where autocast allows it.
     """
 
     rate: float = 0.2
@@ -60,6 +62,7 @@ class Recovering:
     batch_size: int = 128
     shift: bool = False
     dropout: bool = False
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.loss_scale <= 0 or not 0 <= self.momentum < 1:
@@ -110,7 +113,8 @@ class Recovering:
         ):
             for _ in range(self.passes):
                 for batch, labels in even_batches(images, self.batch_size, generator):
-                    output = network(convention.normalise(batch.to(device)))
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+                        output = network(convention.normalise(batch.to(device))).float()
                     loss = F.cross_entropy(output, labels.to(device))
                     optimizer.zero_grad(set_to_none=True)
                     (self.loss_scale * loss).backward()  # type: ignore[no-untyped-call]

@@ -34,7 +34,7 @@ def accuracy_curve(curve: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("units pruned, in the method's order")
         axes.set_ylabel("clean accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        if points:
+        if points and curve["budget"] < 1:
             allowed = 100 * (points[0]["accuracy"]["value"] - curve["budget"])
             axes.axhline(allowed, color=INK, linewidth=1, linestyle=(0, (5, 3)), label="budget")
             # Where the curve is not: it starts above the line, and mostly ends below.
@@ -49,6 +49,7 @@ def accuracy_curve(curve: Mapping[str, Any]) -> Figure:
                 va="bottom" if ends_below else "top",
                 fontsize=8.5,
             )
+        if points:
             _mark_chosen(axes, curve["points"][curve["chosen"]])
             axes.set_xlim(-0.02 * max(1, pruned[-1]), 1.02 * max(1, pruned[-1]))
         return figure

@@ -95,10 +95,17 @@ def loss_statement(loss: Mapping[str, Any]) -> str:
     measured = (
         f"Clean accuracy fell by {points(loss['value'])} points "
         f"({100 * loss['level']:.0f}{SPACE}% interval {points(loss['low'])} to {points(loss['high'])}); "
-        f"the budget is {points(loss['budget'])} points."
     )
+    if loss["budget"] >= 1:
+        return f"{measured}no budget limited the pruning."
+    measured += f"the budget is {points(loss['budget'])} points."
     if loss["value"] > loss["budget"]:
-        return f"{measured} The measured loss itself exceeds the budget."
+        if loss["low"] > loss["budget"]:
+            return f"{measured} The loss exceeds the budget."
+        return (
+            f"{measured} The measured loss exceeds the budget, though by no more than chance can explain on "
+            f"{loss['n']:,} images: the lower end of the interval, which limits the pruning, is within it."
+        )
     if loss["upper_end_exceeds_budget"]:
         return (
             f"{measured} The upper end of the interval exceeds the budget: on {loss['n']:,} images "

@@ -1,0 +1,59 @@
+"""A walk takes out what is not needed, in order, and never more than its limits allow."""
+
+import torch
+
+from secateur.data import example_input
+from secateur.expose import predict
+from secateur.progress import Silent
+from secateur.repair.choosing import Choice, Limits, Walk
+from secateur.units import all_units, discover, prune
+from tiny import CONVENTION, backdoored, clean
+
+
+def walk(order: list[int], limits: Limits, tolerances: torch.Tensor | None = None) -> Choice:
+    network = backdoored()
+    layers = discover(network, example_input(CONVENTION)).layers
+    data = clean()
+    route = Walk(network, layers, data.learn, data.choose, CONVENTION, shift=True)
+    return route.along(order, tolerances, limits, Silent())
+
+
+def test_without_limits_everything_goes_in_the_given_order() -> None:
+    order = torch.randperm(28, generator=torch.Generator().manual_seed(0)).tolist()
+    choice = walk(order, Limits())
+    assert list(choice.pruned) == order
+    assert choice.spared == 0
+    assert choice.curve[0].pruned == 0
+    assert choice.curve[0].loss.value == 0
+
+
+def test_each_point_of_the_curve_is_the_accuracy_of_the_network_pruned_so_far() -> None:
+    order = list(range(12))
+    choice = walk(order, Limits())
+    network, data = backdoored(), clean()
+    layers = discover(network, example_input(CONVENTION)).layers
+    units = list(all_units(layers))
+    for point in choice.curve[:: len(choice.curve) // 4]:
+        pruned = prune(network, layers, [units[k] for k in choice.kept[: point.pruned]])
+        right = predict(pruned, data.choose.images, CONVENTION).argmax(1) == data.choose.labels
+        assert point.accuracy.hits == int(right.sum())
+
+
+def test_pruning_stops_where_the_images_show_more_loss_than_the_budget() -> None:
+    choice = walk(list(range(28)), Limits(budget=0.05))
+    assert choice.curve[choice.chosen].loss.low <= 0.05
+    assert len(choice.pruned) < 28
+    assert choice.curve[-1].loss.low > 0.05
+
+
+def test_no_more_units_than_allowed() -> None:
+    assert len(walk(list(range(28)), Limits(units=5)).pruned) == 5
+    assert walk([], Limits()).pruned == ()
+
+
+def test_units_that_the_clean_task_needs_are_spared() -> None:
+    tolerances = torch.full((28,), 0.003)
+    choice = walk(list(range(28)), Limits(), tolerances)
+    assert 0 < choice.spared < 28
+    assert len(choice.pruned) + choice.spared == 28
+    assert choice.curve[-1].loss.value < 0.05

@@ -1,0 +1,98 @@
+"""RNP on a network with a planted backdoor, and what it promises for any network."""
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.errors import MethodError
+from secateur.repair import RNP, Recovering, Repair, create
+from secateur.units import Recipe
+from tiny import accuracy_and_success, backdoored, clean
+
+
+def repair(network: nn.Module, seed: int = 0, preset: str = "default", **settings: object) -> Repair:
+    method = create("rnp", preset, **settings)
+    return method(network, clean(), generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_planted_backdoor_is_pruned_and_the_clean_task_stays() -> None:
+    network = backdoored()
+    accuracy, success = accuracy_and_success(network)
+    assert accuracy > 0.95
+    assert success > 0.95
+    result = repair(network, share=0.4)
+    repaired_accuracy, repaired_success = accuracy_and_success(result.network)
+    assert result.outcome == "repaired"
+    assert repaired_success < success - 0.5
+    assert repaired_accuracy > accuracy - 0.1
+
+
+def test_a_seed_repeats_bit_for_bit() -> None:
+    first, again = repair(backdoored(0.2), 3), repair(backdoored(0.2), 3)
+    assert torch.equal(first.scores, again.scores)
+    assert first.recipe == again.recipe
+
+
+class Wrapped(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind = backdoored(), kind
+        self.softmax = nn.Softmax(dim=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.softmax(self.body(x)) if self.kind == "module" else self.body(x).softmax(1)
+
+
+def test_a_softmax_inside_does_not_hide_the_backdoor() -> None:
+    plain = repair(backdoored())
+    inside = repair(Wrapped("module"))
+    assert torch.equal(plain.scores, inside.scores)
+    assert repair(Wrapped("function")).exposure is not None
+
+
+def test_the_preset_paper_prunes_the_norm_weights_whose_last_mask_is_low() -> None:
+    result = repair(backdoored(), preset="paper", threshold=0.6)
+    assert result.recipe.gamma_only
+    low = int((result.scores <= 0.6).sum())
+    assert len(result.recipe.units) == low > 0
+    for scored in result.recipe.units:
+        module = result.network.get_submodule(scored.unit.layer)
+        assert module.weight[scored.unit.index] == 0
+        assert (
+            module.bias[scored.unit.index]
+            == backdoored().get_submodule(scored.unit.layer).bias[scored.unit.index]
+        )
+
+
+def test_a_network_without_units_is_refused() -> None:
+    with pytest.raises(MethodError, match="no unit"):
+        repair(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 1.5},
+        {"budget": -0.1},
+        {"budget": 2.0},
+        {"spare": -1.0},
+        {"original": 2.0},
+        {"dominance": 0.0},
+        {"share": 1.2},
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(MethodError):
+        RNP(**settings)  # type: ignore[arg-type]
+    with pytest.raises(MethodError):
+        Recovering(rate=0.0)
+
+
+def test_the_recipe_leads_from_the_original_to_the_repaired_weights() -> None:
+    network = backdoored()
+    result = repair(network)
+    recipe = Recipe.from_json(result.recipe.to_json())
+    rebuilt = recipe.apply(network.state_dict())
+    repaired = result.network.state_dict()
+    assert rebuilt.keys() == repaired.keys()
+    assert all(torch.equal(rebuilt[name], repaired[name]) for name in rebuilt)
