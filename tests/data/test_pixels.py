@@ -123,6 +123,13 @@ def test_a_bomb_is_refused_before_it_is_decoded():
         decode(bomb)
 
 
+def test_a_thread_of_pixels_is_refused_before_it_is_blown_up():
+    thread = decode(encoded(Image.new("L", (100_000, 1))))
+    with pytest.raises(DataError, match=r"100000x1 pixels .* too narrow"):
+        to_tensor(thread, size=(224, 224), channels=3)
+    assert to_tensor(thread, size=(2, 2), channels=3).shape == (3, 2, 2)
+
+
 def test_postscript_is_not_an_image_here():
     with pytest.raises(DataError, match="not a readable image"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\nshowpage\n")

@@ -75,7 +75,8 @@ def to_tensor(picture: object, *, size: tuple[int, int], channels: int) -> Tenso
     Raises
     ------
     DataError
-        The type, number of channels or range of values is not one of those.
+        The type, number of channels or range of values is not one of those, or the picture is so narrow
+        that it would exceed 64 megapixels before it is cropped.
     """
     if isinstance(picture, Image.Image):
         pixels = _planes(torch.from_numpy(_from_pil(picture)), first=False)
@@ -166,6 +167,12 @@ def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     covering = (
         size if height == width else (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
     )
+    # A few thousand pixels in one row are a small file and a huge image once they cover a square.
+    if math.prod(covering) > MAX_PIXELS:
+        raise DataError(
+            f"{width}x{height} pixels are too narrow: covering {size[1]}x{size[0]} takes "
+            f"{covering[1]}x{covering[0]}, more than {MAX_PIXELS}"
+        )
     resized = F.interpolate(pixels[None], covering, mode="bilinear", antialias=True, align_corners=False)[0]
     top, left = ((covering[axis] - size[axis]) // 2 for axis in (0, 1))
     # Antialiasing weights sum to one only up to rounding.

@@ -20,7 +20,7 @@ class Evaluation:
         Attack success rate: the share of triggered images, among those whose true label is not the target,
         that are answered with the target. None if no trigger was given.
     ra
-        Recovery accuracy: the share of the same triggered images that are answered with their true label.
+        Robust accuracy: the share of the same triggered images that are answered with their true label.
         ``asr.value + ra.value`` never exceeds 1. None if no trigger was given.
     per_class
         Clean accuracy of each class, in label order; its totals add up to that of `acc`.

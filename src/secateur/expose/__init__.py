@@ -1,5 +1,6 @@
 """What a network reveals when it is made to forget its clean task."""
 
+from secateur.expose.triggers import Inversion, InvertedTrigger, anomalies, success_of, suspect
 from secateur.expose.unlearning import (
     Exposure,
     Unlearning,
@@ -11,9 +12,14 @@ from secateur.expose.unlearning import (
 
 __all__ = [
     "Exposure",
+    "Inversion",
+    "InvertedTrigger",
     "Unlearning",
+    "anomalies",
     "batch_statistics",
     "dropout_seed",
     "even_batches",
     "predict",
+    "success_of",
+    "suspect",
 ]

@@ -4,6 +4,7 @@ A shortcut that a backdoor planted needs fewer pixels than the way to any clean 
 Wang et al., IEEE S&P 2019).
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ from secateur.progress import Progress, Silent
 
 CONSISTENT = 1.4826
 """Makes the median absolute deviation an estimate of a normal distribution's standard deviation."""
+ANOMALOUS, SMALL = 3.0, 0.5
+"""A suspect's norm is so many deviations below the median, and at most this part of it."""
+SLACK = 0.1
+"""By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
+TINY = 1e-9
+VALUES_PER_PASS = 1 << 22
+"""Input values that go through the network at once; more candidates than that take turns."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,8 @@ class Inversion:
 
     For every candidate and restart, ``x' = (1 - m) * x + m * p`` with a mask ``m`` and a pattern ``p`` behind
     a sigmoid; the loss is the cross-entropy of ``x'`` towards the candidate plus a weight times the sum of
-    ``m``. The weight rises while stamping succeeds and falls otherwise. All candidates and restarts go through
-    the network in one batch; they do not influence each other.
+    ``m``. The weight rises while stamping succeeds and falls otherwise. Candidates and restarts go through
+    the network in one batch (several, if the images are large); they do not influence each other.
 
     Attributes
     ----------
@@ -73,13 +81,13 @@ class Inversion:
         By which the weight rises or falls in one step, above 1.
     """
 
-    steps: int = 300
+    steps: int = 200
     rate: float = 0.1
     batch_size: int = 64
     restarts: int = 1
     success: float = 0.97
     weight: float = 1e-3
-    factor: float = 1.05
+    factor: float = 1.1
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.restarts) < 1:
@@ -125,20 +133,22 @@ class Inversion:
         if labels is None:
             labels = range(predict(network, learn.images[:1], convention).shape[1])
         seed = int(torch.randint(2**31, (), generator=generator))
+        runs = [(label, restart) for label in labels for restart in range(self.restarts)]
+        together = max(1, VALUES_PER_PASS // (self.batch_size * learn.images[0].numel()))
+        groups = [runs[start : start + together] for start in range(0, len(runs), together)]
+        progress.start("inverting", self.steps * len(groups))
         frozen = [p for p in network.parameters() if p.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
-            masks, patterns = self._descend(network, learn, convention, labels, seed, progress)
+            ends = [self._descend(network, learn, convention, group, seed, progress) for group in groups]
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
+        opened = torch.cat(ends) if ends else torch.empty(0)
         found = []
-        for label, starts, colours in zip(labels, masks, patterns, strict=True):
-            triggers = [
-                self._judge(network, held_out, convention, label, mask, pattern)
-                for mask, pattern in zip(starts, colours, strict=True)
-            ]
+        for label, starts in zip(labels, torch.split(opened, self.restarts), strict=True):
+            triggers = [self._judge(network, held_out, convention, label, start) for start in starts]
             found.append(min(triggers, key=lambda trigger: (not trigger.converged, trigger.norm)))
         return tuple(found)
 
@@ -147,56 +157,53 @@ class Inversion:
         network: nn.Module,
         learn: LabelledImages,
         convention: InputConvention,
-        labels: Sequence[int],
+        runs: Sequence[tuple[int, int]],
         seed: int,
         progress: Progress,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the smallest successful masks ``(L, R, 1, H, W)`` and their patterns ``(L, R, C, H, W)``."""
+    ) -> Tensor:
+        """Return each run's smallest mask that succeeded with its pattern, ``(runs, 1 + C, H, W)``."""
         device = next(network.parameters()).device
-        channels, (height, width) = convention.channels, convention.size
-        runs = [label for label in labels for _ in range(self.restarts)]
+        shape = (1 + convention.channels, *convention.size)
         sources = [
-            torch.Generator().manual_seed(seed + run % self.restarts + self.restarts * label)
-            for run, label in enumerate(runs)
+            torch.Generator().manual_seed(seed + label * self.restarts + again) for label, again in runs
         ]
-        others = [_of_other_classes(learn, label) for label in runs]
-        start = torch.stack([torch.randn(channels + 1, height, width, generator=g) for g in sources])
-        raw = start.to(device).requires_grad_()
-        targets = torch.tensor(runs, device=device)[:, None].expand(-1, self.batch_size)
-        weights = torch.full((len(runs),), self.weight, device=device)
-        smallest = torch.full((len(runs),), float("inf"), device=device)
+        others = [_of_other_classes(learn, label) for label, _ in runs]
+        raw = torch.stack([torch.randn(shape, generator=source) for source in sources])
+        raw = raw.to(device, learn.images.dtype).requires_grad_()
+        targets = torch.tensor([label for label, _ in runs], device=device)[:, None]
+        targets = targets.expand(-1, self.batch_size)
+        weights = raw.new_full((len(runs),), self.weight)
+        smallest = torch.full_like(weights, torch.inf)
         best = torch.sigmoid(raw.detach())
         optimizer = torch.optim.Adam([raw], lr=self.rate, betas=(0.5, 0.9))
-        progress.start("inverting", self.steps)
         for _ in range(self.steps):
             chosen = torch.stack(
                 [
-                    other[torch.randint(len(other), (self.batch_size,), generator=g)]
-                    for other, g in zip(others, sources, strict=True)
+                    other[torch.randint(len(other), (self.batch_size,), generator=source)]
+                    for other, source in zip(others, sources, strict=True)
                 ]
             )
             images = learn.images[chosen].to(device)
             opened = torch.sigmoid(raw)
             mask, pattern = opened[:, None, :1], opened[:, None, 1:]
-            stamped = (1 - mask) * images + mask * pattern
-            output = network(convention.normalise(stamped.flatten(0, 1))).unflatten(0, chosen.shape)
-            losses = F.cross_entropy(output.flatten(0, 1), targets.flatten(), reduction="none")
+            stamped = ((1 - mask) * images + mask * pattern).flatten(0, 1)
+            output = network(convention.normalise(stamped))
+            losses = F.cross_entropy(output, targets.flatten(), reduction="none").view_as(targets)
             norms = mask.sum((1, 2, 3, 4))
-            loss = losses.view_as(targets).mean(1) + weights * norms
             optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
+            (losses.mean(1) + weights * norms).sum().backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                succeeded = (output.argmax(2) == targets).float().mean(1) > self.success
-                better = succeeded & (norms < smallest)
-                smallest = torch.where(better, norms, smallest)
-                best = torch.where(better[:, None, None, None], opened, best)
-                # What never succeeded is best represented by where it ended.
-                best = torch.where(smallest.isinf()[:, None, None, None], opened, best)
+                hits = output.argmax(1).view_as(targets) == targets
+                succeeded = hits.to(weights).mean(1) > self.success
+                smaller = succeeded & (norms < smallest)
+                smallest = torch.where(smaller, norms, smallest)
+                # A run that never succeeded is represented by where it ended.
+                replaced = smaller | smallest.isinf()
+                best = torch.where(replaced[:, None, None, None], opened, best)
                 weights = torch.where(succeeded, weights * self.factor, weights / self.factor)
             optimizer.step()
-            progress.advance(converged=int(smallest.isfinite().sum()))
-        best = best.detach().cpu().unflatten(0, (len(labels), self.restarts))
-        return best[:, :, :1], best[:, :, 1:]
+            progress.advance(succeeded=int(smallest.isfinite().sum()))
+        return best.detach().cpu()
 
     def _judge(
         self,
@@ -204,16 +211,12 @@ class Inversion:
         held_out: LabelledImages,
         convention: InputConvention,
         label: int,
-        mask: Tensor,
-        pattern: Tensor,
+        opened: Tensor,
     ) -> InvertedTrigger:
+        mask, pattern = opened[:1].float(), opened[1:].float()
         trigger = Trigger((1 - mask).expand_as(pattern).contiguous(), mask * pattern)
         success = success_of(network, trigger, label, held_out, convention)
         return InvertedTrigger(label, trigger, float(mask.sum()), success, success > self.success - SLACK)
-
-
-SLACK = 0.05
-"""By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
 
 
 def success_of(
@@ -229,15 +232,25 @@ def anomalies(triggers: Sequence[InvertedTrigger]) -> tuple[float, ...]:
 
     Norms are compared on a logarithmic scale; what did not converge is not below.
     """
-    converged = [torch.tensor(t.norm).log().item() for t in triggers if t.converged]
+    sizes = [math.log(max(trigger.norm, TINY)) for trigger in triggers]
+    converged = [size for size, trigger in zip(sizes, triggers, strict=True) if trigger.converged]
     if len(converged) < 3:
         return tuple(0.0 for _ in triggers)
     middle = statistics.median(converged)
-    spread = CONSISTENT * statistics.median(abs(value - middle) for value in converged)
+    spread = max(TINY, CONSISTENT * statistics.median(abs(size - middle) for size in converged))
     return tuple(
-        (middle - torch.tensor(t.norm).log().item()) / max(spread, 1e-9) if t.converged else 0.0
-        for t in triggers
+        (middle - size) / spread if trigger.converged else 0.0
+        for size, trigger in zip(sizes, triggers, strict=True)
     )
+
+
+def suspect(triggers: Sequence[InvertedTrigger]) -> InvertedTrigger | None:
+    """Return the trigger that is anomalously small among those of all labels, if one is."""
+    if not triggers:
+        return None
+    middle = statistics.median(trigger.norm for trigger in triggers)
+    index, found = max(zip(anomalies(triggers), triggers, strict=True), key=lambda pair: pair[0])
+    return found if index > ANOMALOUS and found.norm <= SMALL * middle else None
 
 
 def _of_other_classes(images: LabelledImages, label: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposure
+from secateur.expose import Exposure, InvertedTrigger
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import Discovery, Recipe
 
@@ -64,6 +64,8 @@ class Repair:
         Every setting of the method, as plain values.
     notes
         Sentences for the report: limits met, fallbacks taken.
+    trigger
+        The inverted trigger whose units were pruned, where the method used one.
     """
 
     method: str
@@ -79,3 +81,4 @@ class Repair:
     seconds: dict[str, float]
     hyperparameters: dict[str, object]
     notes: tuple[str, ...] = ()
+    trigger: InvertedTrigger | None = None

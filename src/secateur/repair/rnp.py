@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData, example_input
 from secateur.errors import MethodError
-from secateur.expose import Exposure, Unlearning
+from secateur.expose import Exposure, Inversion, InvertedTrigger, Unlearning, suspect
 from secateur.models import logits
 from secateur.progress import Progress, Silent
 from secateur.repair.choosing import Choice, Limits, Walk
+from secateur.repair.erasing import Erasing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
@@ -35,7 +37,10 @@ PAPER: dict[str, object] = {
     "spare": None,
     "budget": None,
     "shift": False,
+    "inversion": None,
 }
+MOST_CLASSES = 100
+"""Inverting a trigger for each of more classes would take too long."""
 
 
 @register(
@@ -61,6 +66,10 @@ class RNP:
     - held-out clean accuracy, against the budget, decides how far along the order to prune;
     - a pruned unit loses its bias too, so that the unit is really gone.
 
+    Networks without batch normalisation take another way, as unlearning and recovery reveal nothing reliable of
+    them: a trigger is inverted for every label, and if one is anomalously small, the units that answer it are
+    pruned (``docs/decisions/0002-networks-without-normalisation.md``).
+
     Attributes
     ----------
     unlearning
@@ -76,8 +85,8 @@ class RNP:
         Units with a higher score are no suspects, in ``[0, 1]`` (the paper's DT).
     dominance
         Where the revealed label takes a smaller share of the unlearned network's answers than this (0 is
-        chance, 1 all answers), the threshold falls with the square of the shortfall: with nothing that points to a
-        backdoor, little is pruned. None always uses the whole threshold.
+        chance, 1 all answers), the threshold falls with the square of the shortfall: with nothing that points
+        to a backdoor, little is pruned. None always uses the whole threshold.
     spare
         How much the learning loss may rise for one unit of the highest suspicion, in nats; the tolerance of
         others is proportional to their suspicion, 1 - score. None spares nothing.
@@ -88,6 +97,9 @@ class RNP:
         Of all units, how many may be pruned under a budget, in ``[0, 1]``: a backdoor sits in few.
     shift
         Whether pruning zeroes a norm's bias with its weight.
+    inversion, erasing
+        How triggers are inverted and their units chosen where no layer is a norm. Without an inversion such
+        networks are treated like all others.
     """
 
     unlearning: Unlearning = GENTLE
@@ -100,6 +112,8 @@ class RNP:
     budget: float | None = 0.02
     share: float = 0.125
     shift: bool = True
+    inversion: Inversion | None = field(default_factory=Inversion)
+    erasing: Erasing = field(default_factory=Erasing)
 
     def __post_init__(self) -> None:
         if not 0 <= self.original <= 1:
@@ -151,10 +165,69 @@ class RNP:
                 raise MethodError(
                     f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
                 )
+            if self.inversion and not any(layer.kind == "norm" for layer in discovery.layers):
+                return self._erase(work, discovery, clean, self.inversion, generator, progress, seconds)
             exposure, scores = self._expose(work, discovery, clean, generator, progress, seconds)
             with _timed(seconds, "choosing"):
                 choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
-        return self._result(network, discovery, scores, choice, exposure, seconds)
+        notes = []
+        if not exposure.reached:
+            notes.append(
+                f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
+                f"{self.unlearning.accuracy} asked for; its last state was used."
+            )
+        if choice.spared:
+            notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
+        return self._result(network, discovery, scores, choice, seconds, notes, exposure=exposure)
+
+    def _erase(
+        self,
+        network: nn.Module,
+        discovery: Discovery,
+        clean: CleanData,
+        inversion: Inversion,
+        generator: torch.Generator,
+        progress: Progress,
+        seconds: dict[str, float],
+    ) -> Repair:
+        """Repair a network without batch normalisation by an inverted trigger, if one stands out."""
+        example = example_input(clean.convention).to(next(network.parameters()).device)
+        limits = Limits(1.0 if self.budget is None else self.budget)
+        network.requires_grad_(False)
+        with logits(network, example):
+            classes = network(example).shape[1]
+            triggers: tuple[InvertedTrigger, ...] = ()
+            if classes <= MOST_CLASSES:
+                with _timed(seconds, "inverting"):
+                    triggers = inversion(
+                        network,
+                        clean.learn,
+                        clean.choose,
+                        clean.convention,
+                        generator=generator,
+                        progress=progress,
+                    )
+            found = suspect(triggers)
+            notes = [_inversion_note(triggers, found, classes)]
+            with _timed(seconds, "choosing"):
+                if found:
+                    choice, scores = self.erasing(
+                        network,
+                        discovery.layers,
+                        found,
+                        clean,
+                        budget=limits.budget,
+                        shift=self.shift,
+                        progress=progress,
+                    )
+                else:
+                    scores = torch.ones(discovery.total)
+                    learn, choose, convention = clean.learn, clean.choose, clean.convention
+                    walk = Walk(network, discovery.layers, learn, choose, convention, shift=self.shift)
+                    choice = walk.along([], None, limits, progress)
+        if found and not choice.pruned:
+            notes.append("None could be taken out within the budget.")
+        return self._result(network, discovery, scores, choice, seconds, notes, trigger=found)
 
     def _expose(
         self,
@@ -231,8 +304,11 @@ class RNP:
         discovery: Discovery,
         scores: Tensor,
         choice: Choice,
-        exposure: Exposure,
         seconds: dict[str, float],
+        notes: list[str],
+        *,
+        exposure: Exposure | None = None,
+        trigger: InvertedTrigger | None = None,
     ) -> Repair:
         units = list(all_units(discovery.layers))
         scored = [ScoredUnit(units[k], float(scores[k])) for k in choice.pruned]
@@ -245,17 +321,9 @@ class RNP:
             gamma_only=not self.shift,
         )
         repaired = prune(network, discovery.layers, [s.unit for s in scored], shift=self.shift)
-        notes = []
-        if not exposure.reached:
-            notes.append(
-                f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
-                f"{self.unlearning.accuracy} asked for; its last state was used."
-            )
-        if choice.spared:
-            notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return Repair(
             method="rnp",
-            outcome="repaired" if scored else "nothing found",
+            outcome="repaired" if scored else "nothing found" if exposure else "inconclusive",
             network=repaired.eval(),
             recipe=recipe,
             discovery=discovery,
@@ -267,7 +335,28 @@ class RNP:
             seconds=seconds,
             hyperparameters=asdict(self),
             notes=tuple(notes),
+            trigger=trigger,
         )
+
+
+def _inversion_note(
+    triggers: tuple[InvertedTrigger, ...], found: InvertedTrigger | None, classes: int
+) -> str:
+    reason = "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
+    if not triggers:
+        return f"{reason}, and {classes} classes are too many to invert a trigger for each."
+    if found is None:
+        converged = sum(trigger.converged for trigger in triggers)
+        return (
+            f"{reason}. A trigger was inverted for each of {classes} labels instead: {converged} converged, "
+            "and none was anomalously small. Nothing was pruned."
+        )
+    typical = statistics.median(trigger.norm for trigger in triggers)
+    return (
+        f"{reason}. A trigger was inverted for each label instead: that of label {found.label} covers "
+        f"{found.norm:.1f} pixels, the median {typical:.1f}, and turned {100 * found.success:.0f} % of "
+        "held-out images. Units that answer it were looked for."
+    )
 
 
 def _working_copy(network: nn.Module) -> nn.Module:

@@ -51,6 +51,15 @@ def test_a_gap_in_numbered_classes_would_move_labels_and_is_refused(tmp_path):
     assert opened(tmp_path).labels.tolist() == [0, 2]
 
 
+def test_numbered_classes_start_at_0_or_1(tmp_path):
+    for first in (1, 7):
+        for name in (first, first + 1):
+            put(tmp_path / f"from-{first}" / str(name) / "x.png")
+    assert opened(tmp_path / "from-1").labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match="start at 7"):
+        opened(tmp_path / "from-7")
+
+
 def test_splits_share_their_classes(tmp_path):
     put(tmp_path / "train" / "ant" / "x.png")
     put(tmp_path / "train" / "bee" / "x.png")

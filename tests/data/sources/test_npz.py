@@ -71,6 +71,17 @@ def test_unsuitable_arrays_are_named(tmp_path, arrays, words):
     assert str(path) in str(caught.value)
 
 
+def test_only_arrays_at_the_top_of_the_archive_count(tmp_path):
+    array = io.BytesIO()
+    np.save(array, LABELS)
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("sub/images.npy", "sub/labels.npy", "x.png", "y.txt"):
+            archive.writestr(name, array.getvalue())
+    with pytest.raises(DataError, match=r"among its arrays sub/images, sub/labels;"):
+        opened(path)
+
+
 def test_an_image_out_of_range_is_named_by_its_place(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x=IMAGES.astype(np.float32), y=LABELS)

@@ -29,13 +29,14 @@ class FolderSource:
     A subfolder called train, test or val (or training, testing, valid, validation) is a split if it has
     subfolders itself. Without any, the folder is one split that serves whichever is asked for. Classes are
     numbered in the order of their names (numbers by value), over all splits together, so that a class that
-    is missing from one split moves no label. Hidden files and files that are not images are passed over.
+    is missing from one split moves no label. The first class has label 0: folders ``0`` to ``42`` are the
+    labels 0 to 42, folders ``1`` to ``43`` as well. Hidden files and files that are not images are passed over.
 
     Raises
     ------
     DataError
         The split does not exist, there are no class folders or no images, or the classes are numbers
-        with gaps.
+        with gaps or start above 1.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -99,6 +100,11 @@ def _sorted_names(folder: Path, names: set[str]) -> tuple[str, ...]:
     if not all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names))
     ordered = sorted(names, key=lambda name: (int(name), name))
+    if ordered and int(ordered[0]) > 1:
+        raise DataError(
+            f"{folder}: class folders are numbers that start at {ordered[0]}, not at 0 or 1; "
+            "add empty folders for the classes without images so that labels keep their numbers"
+        )
     for before, after in pairwise(ordered):
         if int(after) != int(before) + 1:
             raise DataError(

@@ -42,7 +42,8 @@ class NpzSource:
         self._path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                images, labels = _choose_keys(path, {Path(name).stem for name in archive.namelist()}, split)
+                arrays = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+                images, labels = _choose_keys(path, arrays, split)
                 values = np.asarray(_read(path, archive, labels))
                 self._images = _read(path, archive, images)
         except _UNREADABLE as error:
