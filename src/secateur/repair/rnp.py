@@ -66,9 +66,9 @@ class RNP:
     - held-out clean accuracy, against the budget, decides how far along the order to prune;
     - a pruned unit loses its bias too, so that the unit is really gone.
 
-    Networks without batch normalisation take another way, as unlearning and recovery reveal nothing reliable of
-    them: a trigger is inverted for every label, and if one is anomalously small, the units that answer it are
-    pruned (``docs/decisions/0002-networks-without-normalisation.md``).
+    Networks without batch normalisation take another way, as unlearning and recovery reveal nothing reliable
+    of them: a trigger is inverted for every label, and if one is anomalously small, the units that answer it
+    are pruned (``docs/decisions/0002-networks-without-normalisation.md``).
 
     Attributes
     ----------
