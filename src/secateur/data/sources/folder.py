@@ -30,7 +30,8 @@ class FolderSource:
     subfolders itself. Without any, the folder is one split that serves whichever is asked for. Classes are
     numbered in the order of their names (numbers by value), over all splits together, so that a class that
     is missing from one split moves no label. The first class has label 0: folders ``0`` to ``42`` are the
-    labels 0 to 42, folders ``1`` to ``43`` as well. Hidden files and files that are not images are passed over.
+    labels 0 to 42, folders ``1`` to ``43`` as well. Hidden files and files that are not images are passed
+    over.
 
     Raises
     ------
