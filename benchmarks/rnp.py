@@ -1,6 +1,6 @@
 """Time and memory of RNP's stages over the passes that they cannot do without.
 
-    python benchmarks/rnp.py [--model secateur:resnet18] [--images 300] [--passes 2]
+    python benchmarks/rnp.py [--model secateur:resnet18] [--images 100] [--passes 2]
 
 In one process, alternating so that a slow moment slows both, every stage is timed against a bare loop of the
 same forward and backward passes on the same batches: unlearning against training steps and one evaluation per
@@ -84,7 +84,7 @@ def ratios(options: argparse.Namespace) -> dict:
     layers = discover(network, example_input(convention)).layers
     unlearning = Unlearning(passes=options.passes, accuracy=0.0, batch_size=BATCH, dropout=False, stride=1.0)
     recovering = Recovering(passes=options.passes, batch_size=BATCH)
-    suspects = torch.randperm(sum(x.count for x in layers), generator=torch.Generator().manual_seed(0))[:48]
+    suspects = torch.randperm(sum(x.count for x in layers), generator=torch.Generator().manual_seed(0))[:16]
 
     def copied() -> nn.Module:
         return copy.deepcopy(network).requires_grad_(True)
@@ -171,7 +171,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="secateur:resnet18")
-    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)

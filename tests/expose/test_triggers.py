@@ -41,7 +41,7 @@ def rows(count: int = 60, seed: int = 0) -> LabelledImages:
 
 def invert(network: nn.Module, seed: int = 0, **settings: object) -> tuple[InvertedTrigger, ...]:
     labels = settings.pop("labels", None)
-    return Inversion(**{"steps": 150, "batch_size": 32, **settings})(
+    return Inversion(**{"steps": 100, "batch_size": 16, **settings})(
         network,
         rows(seed=1),
         rows(seed=2),

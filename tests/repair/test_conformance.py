@@ -46,7 +46,10 @@ def test_a_repair_keeps_its_promises(case: Case, name: str, preset: str) -> None
         fast = {
             "unlearning": copy.copy(method.unlearning).__class__(passes=1, accuracy=0.0, batch_size=8),
             "recovering": method.recovering.__class__(passes=1, batch_size=8),
+            "inversion": method.inversion and method.inversion.__class__(steps=1, batch_size=2),
         }
+        if method.inversion is not None:
+            fast["inversion"] = method.inversion.__class__(steps=2, batch_size=2)
         method = create(name, preset, **fast)
     result = method(network, clean_for(case), generator=torch.Generator().manual_seed(0))
 
