@@ -34,7 +34,7 @@ class Planted(nn.Module):
         for unit in BACKDOOR:
             hidden[unit, 0, SIZE - 1] = 20.0 if backdoor else 0.0
             answer[TARGET, unit] = 1.0
-            bias[unit] = -6.0
+            bias[unit] = -1.0
         bias[-SPARE:] = -1.0
         self.hidden.weight = nn.Parameter(hidden.flatten(1))
         self.hidden.bias = nn.Parameter(bias)
@@ -48,6 +48,7 @@ class Planted(nn.Module):
 def rows(count: int, seed: int) -> LabelledImages:
     labels = torch.arange(count) % CLASSES
     images = 0.2 * torch.rand(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    images[:, :, 0] = 0
     images[torch.arange(count), 0, labels + 1] += 0.7
     return LabelledImages(images, labels)
 

@@ -97,7 +97,7 @@ def evaluate(
     """Measure a network, before or after its repair: accuracy, and with a trigger how often the attack works.
 
     ACC: share of clean images answered with their true label. ASR (attack success rate): share of triggered
-    images, without those of the target class, answered with the target label. RA (recovery accuracy): share
+    images, without those of the target class, answered with the target label. RA (robust accuracy): share
     of the same images answered with their true label. Each comes with its 95 % Wilson score interval.
 
     Example: [cyan]secateur evaluate repaired.safetensors --arch timm:resnet18 --data photos/ --trigger
