@@ -40,7 +40,12 @@ def test_the_usual_path_from_a_pickled_checkpoint(specimen: Specimen, tmp_path):
 def test_an_interrupt_leaves_nothing(specimen: Specimen, tmp_path):
     arguments = specimen.repair(tmp_path / "results" / "out")
     with subprocess.Popen(
-        [*SECATEUR, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*SECATEUR, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

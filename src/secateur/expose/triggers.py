@@ -25,6 +25,8 @@ ANOMALOUS, SMALL = 3.0, 0.5
 SLACK = 0.1
 """By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
 TINY = 1e-9
+OPAQUE = 2.0
+"""Masks start nearly opaque, so that no pixel stays below the threshold of a unit that waits for it."""
 VALUES_PER_PASS = 1 << 22
 """Input values that go through the network at once; more candidates than that take turns."""
 
@@ -169,6 +171,7 @@ class Inversion:
         ]
         others = [_of_other_classes(learn, label) for label, _ in runs]
         raw = torch.stack([torch.randn(shape, generator=source) for source in sources])
+        raw[:, 0] += OPAQUE
         raw = raw.to(device, learn.images.dtype).requires_grad_()
         targets = torch.tensor([label for label, _ in runs], device=device)[:, None]
         targets = targets.expand(-1, self.batch_size)
