@@ -91,6 +91,16 @@ def test_no_more_than_the_share_is_taken() -> None:
     assert choice.pruned == ()
 
 
+def test_a_network_without_normalisation_is_repaired_by_the_trigger_found() -> None:
+    result = RNP(erasing=Erasing(share=0.5))(Planted(), CLEAN)
+    assert result.outcome == "repaired"
+    assert result.exposure is None
+    assert result.trigger is not None
+    assert result.trigger.label == TARGET
+    assert {scored.unit.index for scored in result.recipe.units} <= BACKDOOR
+    assert success_of(result.network, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.1
+
+
 def test_without_a_trigger_that_stands_out_nothing_is_pruned_and_the_note_says_why() -> None:
     network = Planted(backdoor=False)
     result = RNP()(network, CLEAN)

@@ -4,6 +4,7 @@ What is left when a network has forgotten its clean task is what did not depend 
 network then tends to answer its target label whatever it sees.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ class Exposure:
         be read against `labels`.
     labels
         How often each class occurs among those images, ``(K,)`` counts.
+    finite
+        Whether the unlearned network's answers are numbers. If not, the ascent diverged and its answers
+        reveal nothing.
     """
 
     state: dict[str, Tensor]
@@ -42,6 +46,7 @@ class Exposure:
     accuracies: tuple[float, ...]
     answers: tuple[int, ...]
     labels: tuple[int, ...]
+    finite: bool = True
 
     @property
     def label(self) -> int:
@@ -55,7 +60,12 @@ class Exposure:
 
     @property
     def dominance(self) -> float:
-        """The share beyond chance: 0 for one answer in K, 1 for all; comparable between class counts."""
+        """The share beyond chance: 0 for one answer in K, 1 for all; comparable between class counts.
+
+        0 if the answers are not finite.
+        """
+        if not self.finite:
+            return 0.0
         chance = 1 / len(self.answers)
         return (self.share - chance) / (1 - chance)
 
@@ -109,12 +119,12 @@ class Unlearning:
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy < 1:
             raise MethodError(f"unlearning to accuracy {self.accuracy}: it must be at least 0 and below 1")
-        if self.rate <= 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise MethodError("unlearning needs rate > 0, 0 <= momentum < 1 and weight_decay >= 0")
+        if not (0 < self.rate < math.inf and 0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
+            raise MethodError("unlearning needs rate > 0, 0 <= momentum < 1, weight_decay >= 0, all finite")
         if self.passes < 1 or self.batch_size < 2:
             raise MethodError("unlearning needs at least one pass and two images per batch")
-        if self.stride is not None and self.stride <= 0:
-            raise MethodError(f"stride {self.stride} must be above 0")
+        if self.stride is not None and not 0 < self.stride < math.inf:
+            raise MethodError(f"stride {self.stride} must be above 0 and finite")
 
     def __call__(
         self,
@@ -158,7 +168,7 @@ class Unlearning:
         progress.start("unlearning", self.passes)
         accuracies: list[float] = []
         answers = torch.empty(0, dtype=torch.int64)
-        classes = 0
+        classes, finite = 0, True
         with dropout_seed(generator):
             for _ in range(self.passes):
                 with batch_statistics(network, dropout=self.dropout):
@@ -176,14 +186,16 @@ class Unlearning:
                 classes, answers = output.shape[1], output.argmax(1)
                 accuracies.append((answers == images.labels).double().mean().item())
                 progress.advance(accuracy=accuracies[-1])
-                if accuracies[-1] <= floor or not torch.isfinite(output).all():
+                finite = bool(torch.isfinite(output).all())
+                if accuracies[-1] <= floor or not finite:
                     break
         return Exposure(
             {name: tensor.detach().clone() for name, tensor in network.state_dict().items()},
-            accuracies[-1] <= floor,
+            finite and accuracies[-1] <= floor,
             tuple(accuracies),
             tuple(torch.bincount(answers, minlength=classes).tolist()),
             tuple(torch.bincount(images.labels, minlength=classes).tolist()),
+            finite,
         )
 
 

@@ -32,18 +32,20 @@ def logits(network: nn.Module, example: Tensor) -> Iterator[None]:
         for module in network.modules()
         if isinstance(module, _SOFTMAX)
     ]
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     try:
         network.eval()
         with torch.no_grad():
             output = network(example)
     finally:
-        network.train(training)
+        for module, mode in modes.items():
+            module.training = mode
         for watcher in watchers:
             watcher.remove()
 
     softmax = next((module for module, answer in last if answer is output), None)
-    if softmax is not None:
+    # One that also works inside the network must stay there.
+    if softmax is not None and [module for module, _ in last].count(softmax) == 1:
         hook = softmax.register_forward_hook(lambda _module, inputs, _output: inputs[0])
     elif _are_probabilities(output):
         smallest = torch.finfo(output.dtype).tiny

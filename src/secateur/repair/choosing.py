@@ -20,6 +20,8 @@ from secateur.statistics import Proportion, paired_loss
 from secateur.units import Replay, UnitLayer
 
 CHUNKS = 48
+MEMORY = 1 << 29
+"""Bytes of activations that each of the two sets of images may keep."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Walk:
 
         def replay(images: LabelledImages) -> Replay:
             inputs = [convention.normalise(batch.to(device)) for batch, _ in images.batches(batch_size)]
-            return Replay(network, layers, inputs, shift=shift)
+            return Replay(network, layers, inputs, shift=shift, memory=MEMORY)
 
         self._learn, self._choose = replay(learn), replay(choose)
         self._learn_labels, self._choose_labels = learn.labels.to(device), choose.labels.to(device)

@@ -1,5 +1,6 @@
 """Recovering the clean task with one mask per unit: RNP's second stage (arXiv 2305.14876, Algorithm 1)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,8 +66,9 @@ class Recovering:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.loss_scale <= 0 or not 0 <= self.momentum < 1:
-            raise MethodError("recovering needs rate > 0, loss_scale > 0 and 0 <= momentum < 1")
+        scales = (self.rate, self.loss_scale)
+        if not (all(0 < scale < math.inf for scale in scales) and 0 <= self.momentum < 1):
+            raise MethodError("recovering needs rate > 0, loss_scale > 0 and 0 <= momentum < 1, all finite")
         if self.passes < 1 or self.batch_size < 2:
             raise MethodError("recovering needs at least one pass and two images per batch")
 

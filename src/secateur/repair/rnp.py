@@ -126,8 +126,8 @@ class RNP:
             raise MethodError(f"share {self.share} must be between 0 and 1")
         if self.dominance is not None and not 0 < self.dominance <= 1:
             raise MethodError(f"dominance {self.dominance} must be above 0 and at most 1")
-        if self.spare is not None and self.spare < 0:
-            raise MethodError(f"spare {self.spare} must not be negative")
+        if self.spare is not None and not 0 <= self.spare < math.inf:
+            raise MethodError(f"spare {self.spare} must be finite and not negative")
 
     def __call__(
         self,
@@ -153,11 +153,12 @@ class RNP:
         Raises
         ------
         MethodError
-            The network has no prunable unit.
+            The network has no prunable unit, or its weights are not float32.
         """
         generator = generator or torch.Generator().manual_seed(0)
         progress = progress or Silent()
         seconds: dict[str, float] = {}
+        _check_precision(network)
         with flushed_denormals():
             work = _working_copy(network)
             discovery = discover(work, example_input(clean.convention).to(next(work.parameters()).device))
@@ -166,12 +167,15 @@ class RNP:
                     f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
                 )
             if self.inversion and not any(layer.kind == "norm" for layer in discovery.layers):
-                return self._erase(work, discovery, clean, self.inversion, generator, progress, seconds)
+                both = (network, work)
+                return self._erase(*both, discovery, clean, self.inversion, generator, progress, seconds)
             exposure, scores = self._expose(work, discovery, clean, generator, progress, seconds)
             with _timed(seconds, "choosing"):
                 choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
         notes = []
-        if not exposure.reached:
+        if not exposure.finite:
+            notes.append("Unlearning diverged and reveals nothing: lower its rate or set a stride.")
+        elif not exposure.reached:
             notes.append(
                 f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
                 f"{self.unlearning.accuracy} asked for; its last state was used."
@@ -182,6 +186,7 @@ class RNP:
 
     def _erase(
         self,
+        original: nn.Module,
         network: nn.Module,
         discovery: Discovery,
         clean: CleanData,
@@ -190,7 +195,10 @@ class RNP:
         progress: Progress,
         seconds: dict[str, float],
     ) -> Repair:
-        """Repair a network without batch normalisation by an inverted trigger, if one stands out."""
+        """Repair a network without batch normalisation by an inverted trigger, if one stands out.
+
+        `network` is a copy of `original` to work on.
+        """
         example = example_input(clean.convention).to(next(network.parameters()).device)
         limits = Limits(1.0 if self.budget is None else self.budget)
         network.requires_grad_(False)
@@ -227,7 +235,7 @@ class RNP:
                     choice = walk.along([], None, limits, progress)
         if found and not choice.pruned:
             notes.append("None could be taken out within the budget.")
-        return self._result(network, discovery, scores, choice, seconds, notes, trigger=found)
+        return self._result(original, discovery, scores, choice, seconds, notes, trigger=found)
 
     def _expose(
         self,
@@ -321,9 +329,10 @@ class RNP:
             gamma_only=not self.shift,
         )
         repaired = prune(network, discovery.layers, [s.unit for s in scored], shift=self.shift)
+        revealed = exposure is not None and exposure.finite
         return Repair(
             method="rnp",
-            outcome="repaired" if scored else "nothing found" if exposure else "inconclusive",
+            outcome="repaired" if scored else "nothing found" if revealed else "inconclusive",
             network=repaired.eval(),
             recipe=recipe,
             discovery=discovery,
@@ -357,6 +366,15 @@ def _inversion_note(
         f"{found.norm:.1f} pixels, the median {typical:.1f}, and turned {100 * found.success:.0f} % of "
         "held-out images. Units that answer it were looked for."
     )
+
+
+def _check_precision(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise MethodError(
+                f"the weight {name} is {parameter.dtype}, and repairs work on torch.float32: "
+                "call `network.float()` first"
+            )
 
 
 def _working_copy(network: nn.Module) -> nn.Module:

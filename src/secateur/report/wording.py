@@ -157,12 +157,12 @@ def not_run(*, unlearned: bool, evaluated: bool) -> list[dict[str, str]]:
         ]
     if not unlearned:
         checks.append(
-            {"check": "Exposure of the target label", "reason": "This repair method does not unlearn."}
+            {"check": "Exposure of the target label", "reason": "This repair did not unlearn the network."}
         )
     checks += [
         {
             "check": "Trigger inversion (reconstructing the trigger from the network)",
-            "reason": NOT_IMPLEMENTED,
+            "reason": "Tried only on networks without batch normalisation; the notes say so where it was.",
         },
         {
             "check": "Comparison with networks known to be clean",
