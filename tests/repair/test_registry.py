@@ -6,6 +6,7 @@ import pytest
 
 from secateur.errors import MethodError
 from secateur.repair import RNP, create, methods
+from secateur.repair.registry import REPAIRS
 
 
 def test_rnp_has_the_published_preset_and_names_its_paper() -> None:
@@ -39,7 +40,6 @@ def test_another_package_can_bring_a_method(tmp_path: Path, monkeypatch: pytest.
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[secateur.repairs]\nstranger = stranger\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    from secateur.repair import registry
-
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setitem(REPAIRS._entries, "stranger", None)
+    del REPAIRS._entries["stranger"]
     assert type(create("stranger")).__name__ == "Stranger"

@@ -6,14 +6,16 @@ from secateur.data.dataset import ImageDataset, Source, stream
 from secateur.data.images import LabelledImages
 from secateur.data.opening import open_images, wrap_dataset
 from secateur.data.sampling import sample_clean
-from secateur.data.trigger import Trigger, read_trigger, write_trigger
+from secateur.data.trigger import SPARED, Stamping, Trigger, read_trigger, write_trigger
 
 __all__ = [
+    "SPARED",
     "CleanData",
     "ImageDataset",
     "InputConvention",
     "LabelledImages",
     "Source",
+    "Stamping",
     "Trigger",
     "example_input",
     "open_images",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,15 @@ from secateur.errors import TriggerError
 from secateur.files import atomic_path
 
 MAX_VALUES = 64 << 20
+SPARED = -1
+"""In a list of the labels that an attack wants for each class: this class is not attacked."""
+
+
+class Stamping(Protocol):
+    """Anything that puts a trigger on images."""
+
+    def stamp(self, images: Tensor) -> Tensor:
+        """Return `images` ``(N, C, H, W)`` in ``[0, 1]`` with the trigger on each; nothing is random."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Repairs: a network and clean data in, a repaired network with evidence out."""
 
 from secateur.repair.recovering import MaskPath, Recovering
-from secateur.repair.registry import Entry, RepairMethod, create, methods, register
+from secateur.repair.registry import RepairMethod, create, methods, register
 from secateur.repair.result import CurvePoint, Outcome, Repair
 from secateur.repair.rnp import RNP
 
 __all__ = [
     "RNP",
     "CurvePoint",
-    "Entry",
     "MaskPath",
     "Outcome",
     "Recovering",

@@ -1,0 +1,94 @@
+"""Methods by name: ours, and those that other packages add by entry point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from secateur.errors import MethodError
+
+Method = TypeVar("Method")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Method]):
+    """A registered method.
+
+    Attributes
+    ----------
+    name
+        What the command line takes.
+    build
+        Makes the method from hyperparameters given by keyword.
+    title, paper, year
+        The publication.
+    presets
+        Named sets of hyperparameters; ``default`` is always there.
+    """
+
+    name: str
+    build: Callable[..., Method]
+    title: str
+    paper: str
+    year: int
+    presets: dict[str, dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Registry(Generic[Method]):
+    """All methods of one kind.
+
+    Attributes
+    ----------
+    kind
+        What one is called in messages, such as ``repair method``.
+    group
+        The entry points by which other packages add theirs.
+    """
+
+    kind: str
+    group: str
+    _entries: dict[str, Entry[Method]] = field(default_factory=dict)
+
+    def register(
+        self,
+        name: str,
+        *,
+        title: str,
+        paper: str,
+        year: int,
+        presets: dict[str, dict[str, object]] | None = None,
+    ) -> Callable[[type], type]:
+        """Register the decorated dataclass under `name`."""
+
+        def remember(cls: type) -> type:
+            self._entries[name] = Entry(name, cls, title, paper, year, {"default": {}, **(presets or {})})
+            return cls
+
+        return remember
+
+    def entries(self) -> dict[str, Entry[Method]]:
+        """Return every known method by name, those of other packages included."""
+        for point in entry_points(group=self.group):
+            if point.name not in self._entries:
+                point.load()
+        return dict(sorted(self._entries.items()))
+
+    def create(self, name: str, preset: str = "default", **hyperparameters: object) -> Method:
+        """Make the method `name` with a preset's hyperparameters, overridden by those given.
+
+        Raises
+        ------
+        MethodError
+            The method, the preset or a hyperparameter is unknown, or a value is out of range.
+        """
+        known = self.entries()
+        if name not in known:
+            raise MethodError(f"no {self.kind} is called {name!r}; there are: {', '.join(known)}")
+        entry = known[name]
+        if preset not in entry.presets:
+            raise MethodError(f"{name} has no preset {preset!r}; there are: {', '.join(entry.presets)}")
+        try:
+            return entry.build(**{**entry.presets[preset], **hyperparameters})
+        except TypeError as error:
+            raise MethodError(f"{name}: {error}") from error
