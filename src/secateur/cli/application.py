@@ -14,9 +14,10 @@ from secateur.cli.codes import BAD_INPUT, BROKEN_PIPE, DONE, INCONCLUSIVE, INTER
 from secateur.cli.console import complain
 from secateur.cli.demo import demo
 from secateur.cli.evaluate import evaluate
-from secateur.cli.methods import methods
+from secateur.cli.methods import attacks, methods
 from secateur.cli.options import FLAG
 from secateur.cli.repair import repair
+from secateur.cli.specimen import specimen
 from secateur.cli.units import units
 from secateur.errors import InconclusiveError, SecateurError
 
@@ -55,7 +56,16 @@ def start(
     """Take the options that come before the verb."""
 
 
-VERBS: tuple[Callable[..., None], ...] = (repair, apply, evaluate, units, methods, demo)
+VERBS: tuple[Callable[..., None], ...] = (
+    repair,
+    apply,
+    evaluate,
+    units,
+    methods,
+    specimen,
+    attacks,
+    demo,
+)
 for verb in VERBS:
     app.command(help=_unwrapped(verb.__doc__ or ""))(verb)
 

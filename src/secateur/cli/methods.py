@@ -1,12 +1,17 @@
-"""``secateur methods``."""
+"""``secateur methods`` and ``secateur attacks``."""
 
 import json
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from secateur.cli.console import output_console, printable
 from secateur.cli.options import Json
+
+if TYPE_CHECKING:
+    from secateur.registry import Entry
 
 
 def methods(*, as_json: Json = False) -> None:
@@ -16,7 +21,20 @@ def methods(*, as_json: Json = False) -> None:
     """
     from secateur.repair import methods as registered
 
-    entries = registered().values()
+    _list("method", registered().values(), as_json=as_json)
+
+
+def attacks(*, as_json: Json = False) -> None:
+    """List the attacks of specimens, which exist to measure repairs, and the papers that they come from.
+
+    Example: [cyan]secateur attacks[/]
+    """
+    from secateur.attacks import attacks as registered
+
+    _list("attack", registered().values(), as_json=as_json)
+
+
+def _list(kind: str, entries: "Iterable[Entry[Any]]", *, as_json: bool) -> None:
     if as_json:
         listed = [
             {
@@ -30,7 +48,7 @@ def methods(*, as_json: Json = False) -> None:
         ]
         sys.stdout.write(json.dumps(listed, indent=1) + "\n")
         return
-    table = Table("method", "presets", "title", "paper", box=None, pad_edge=False, header_style="bold")
+    table = Table(kind, "presets", "title", "paper", box=None, pad_edge=False, header_style="bold")
     for entry in entries:
         cells = (entry.name, ", ".join(entry.presets), f"{entry.title} ({entry.year})", entry.paper)
         table.add_row(*map(printable, cells))

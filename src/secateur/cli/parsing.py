@@ -1,6 +1,8 @@
-"""Values of options that hold several numbers."""
+"""Values of options that hold several numbers, or names with values."""
 
+import json
 import math
+from collections.abc import Sequence
 
 from secateur.errors import InputError
 
@@ -56,3 +58,23 @@ def height_and_width(option: str, text: str | None) -> tuple[int, int] | None:
             f"{option} {text}: give pixels as whole numbers, {option} 32 or height and width, {option} 32,48"
         )
     return int(parts[0]), int(parts[-1])
+
+
+def settings(option: str, texts: Sequence[str]) -> dict[str, object]:
+    """Read ``NAME=VALUE`` pairs; a value is a number, true, false, null, a JSON list, or else text.
+
+    Raises
+    ------
+    InputError
+        A text has no name or no equals sign.
+    """
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise InputError(f"{option} {text}: give a name and a value, such as {option} strength=0.5")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -1,1 +1,19 @@
-"""Networks that are backdoored on purpose, with a card that says how and how well it worked."""
+"""Networks that are backdoored on purpose, each with a card that says how, and how well it worked."""
+
+from secateur.specimens.making import CARD, TRIGGER, WEIGHTS, Data, make_specimen, open_data
+from secateur.specimens.recipe import NO_ATTACK, SpecimenRecipe, read_list
+from secateur.specimens.training import Training, train
+
+__all__ = [
+    "CARD",
+    "NO_ATTACK",
+    "TRIGGER",
+    "WEIGHTS",
+    "Data",
+    "SpecimenRecipe",
+    "Training",
+    "make_specimen",
+    "open_data",
+    "read_list",
+    "train",
+]

@@ -1,0 +1,93 @@
+"""Specimens made one after the other."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from secateur.cli.console import output_console, printable, say
+from secateur.cli.display import display
+from secateur.cli.summary import measured
+from secateur.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from secateur.specimens import Data, SpecimenRecipe
+    from secateur.specimens.training import Log
+
+
+def make_all(
+    jobs: "Mapping[Path, SpecimenRecipe]",
+    device: str,
+    log: "Log | None",
+    *,
+    quiet: bool,
+    force: bool,
+    tell: bool,
+) -> dict[Path, dict[str, Any]]:
+    """Make one specimen after the other and return their cards; images that they share are read once.
+
+    One that is there already, of the same recipe, images and code, is kept unless `force` is given.
+    """
+    from secateur.specimens import CARD, make_specimen, open_data
+
+    data: tuple[object, Data] | None = None
+    cards = {}
+    for folder, recipe in jobs.items():
+        with display(quiet=quiet) as progress:
+            source = (recipe.data, recipe.root, recipe.size, recipe.channels)
+            if data is None or data[0] != source:
+                data = (source, open_data(recipe, progress))
+            card = None if force else kept(folder / CARD, recipe.digest(data[1].train.digest))
+            if card is None:
+                card = make_specimen(recipe, folder, data=data[1], device=device, progress=progress, log=log)
+        cards[folder] = card
+        if tell:
+            show(folder, card)
+    return cards
+
+
+def kept(path: Path, digest: str) -> dict[str, Any] | None:
+    """Return the card of a finished specimen if it is the one that `digest` stands for."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) and card.get("digest") == digest else None
+
+
+def show(folder: Path, card: dict[str, Any]) -> None:
+    """Print what a specimen came to."""
+    style = "bold green" if card["verdict"] == "works" else "bold yellow"
+    say(f"{card['recipe']['attack']}: {card['verdict']}", style=style)
+    table = Table.grid(padding=(0, 2))
+    for name in ("acc", "asr", "ra"):
+        if name in card["measured"]:
+            share = card["measured"][name]
+            table.add_row(name.upper(), measured(share["value"], share["low"], share["high"], share["n"]))
+    table.add_row("card", printable(str(folder / "card.json")))
+    output_console().print(table)
+
+
+@contextmanager
+def logging(folder: Path | None) -> "Iterator[Log | None]":
+    """Yield a writer for TensorBoard, None if no folder is given.
+
+    Raises
+    ------
+    MissingExtraError
+        TensorBoard is not installed.
+    """
+    if folder is None:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError(
+            "--tensorboard needs TensorBoard: pip install secateur[tensorboard]"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+        yield writer
