@@ -1,0 +1,115 @@
+"""Recipes from TOML, and what changes their fingerprint."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from secateur.errors import InputError, MethodError
+from secateur.specimens import SpecimenRecipe, Training, read_list
+from secateur.specimens.recipe import _without_docstrings
+
+RECIPE = SpecimenRecipe(model="secateur:resnet20", data="images", attack="badnets")
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_specimen_inherits_the_defaults_field_by_field(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "list.toml",
+        """
+[defaults]
+model = "secateur:resnet20"
+data = "images"
+start = "clean.pth"
+mean = [0.5, 0.5, 0.5]
+[defaults.training]
+epochs = 3
+rate = 0.02
+[defaults.goal]
+target = 4
+[specimens.badnets]
+attack = "badnets"
+[specimens.badnets.goal]
+rate = 0.05
+[specimens.badnets.training]
+epochs = 5
+[specimens.clean]
+seed = 2
+""",
+    )
+    badnets, clean = read_list(path).values()
+    assert badnets.training == Training(epochs=5, rate=0.02)
+    attack = badnets.create_attack()
+    assert attack is not None
+    assert (attack.goal.target, attack.goal.rate) == (4, 0.05)
+    assert badnets.start == tmp_path / "clean.pth"
+    assert badnets.data == str(tmp_path / "images")
+    assert clean.create_attack() is None
+    assert list(read_list(path, ["clean"])) == ["clean"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not toml [", "TOML"),
+        ("[defaults]\nmodel = 'm'", "table for each specimen"),
+        ("specimens = 3", "table for each specimen"),
+        ("[specimens.a]\nmodel = 'm'", "a: data is missing"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'nothing'", "no attack is called 'nothing'"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nepochs = 3", "epochs"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'badnets'\ngoal = {rate = 2}", "rate"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'badnets'\ngoal = {rte = 2}", "rte"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'badnets'\nsettings = {rate = 2}", "rate"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 3", "a:"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = {epochs = 'many'}", "a:"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = 3", "a:"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_named(text: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "list.toml", text)
+    with pytest.raises(InputError, match=said) as raised:
+        read_list(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_missing_list_and_a_missing_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.toml"):
+        read_list(tmp_path / "none.toml")
+    path = written(tmp_path / "list.toml", "[specimens.a]\nmodel='m'\ndata='d'")
+    with pytest.raises(InputError, match="there are: a"):
+        read_list(path, ["b"])
+
+
+def test_the_fingerprint_follows_what_determines_the_specimen_and_nothing_else(tmp_path: Path) -> None:
+    start = written(tmp_path / "start.bin", "weights")
+    same = written(tmp_path / "copy.bin", "weights")
+    digests = {
+        RECIPE.digest("images"),
+        RECIPE.digest("other images"),
+        replace(RECIPE, seed=1).digest("images"),
+        replace(RECIPE, goal={"target": 1}).digest("images"),
+        replace(RECIPE, settings={"size": 4}).digest("images"),
+        replace(RECIPE, training=Training(epochs=2)).digest("images"),
+        replace(RECIPE, start=start).digest("images"),
+    }
+    assert len(digests) == 7
+    assert replace(RECIPE, start=same).digest("images") in digests
+    assert replace(RECIPE, data="elsewhere").digest("images") in digests
+    assert replace(RECIPE, settings={"size": 3}).digest("images") in digests
+
+
+def test_docstrings_and_comments_are_no_part_of_the_code() -> None:
+    import ast
+
+    one = 'def f(x):\n    """Say."""\n    return x  # why\n'
+    two = "def f(x):\n    return x\n"
+    assert ast.dump(_without_docstrings(ast.parse(one))) == ast.dump(_without_docstrings(ast.parse(two)))
+
+
+def test_a_clean_specimen_has_nothing_to_set() -> None:
+    with pytest.raises(MethodError, match="clean specimen"):
+        replace(RECIPE, attack="none", goal={"target": 1}).create_attack()
