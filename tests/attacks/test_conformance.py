@@ -15,7 +15,16 @@ from secateur.data import SPARED, InputConvention
 
 CLASSES = 4
 # Fewer steps than a real attack takes: these tests ask for form, not for success.
-QUICK: dict[str, dict[str, Any]] = {}
+QUICK: dict[str, dict[str, Any]] = {
+    "cl": {"steps": 2},
+    "dfst": {"steps": 3},
+    "dynamic": {"steps": 10},
+    "fc": {"steps": 2, "sources": 8},
+    "lf": {"steps": 3},
+    "lira": {"steps": 3},
+    "ssba": {"steps": 3},
+    "trojan": {"steps": 3},
+}
 NAMES = sorted(attacks())
 
 
