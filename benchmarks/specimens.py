@@ -9,27 +9,20 @@ and its card to ``benchmarks/specimens/cards/NAME.json``; what is there already,
 unless ``--fresh`` is given. Several processes may share the work by different ``--only``.
 """
 
-import argparse
 import json
-import platform
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, row
+from checkpoints import HERE, row
 
-from secateur import __version__
 from secateur.attacks import Goal, read_any_trigger
 from secateur.data import LabelledImages, Stamping, open_images, sample_clean
-from secateur.evaluation import backdoor_units, evaluate, overlap, trigger_activated_change
-from secateur.files import write_text
+from secateur.evaluation import evaluate
 from secateur.models import LoadedModel, load_model
-from secateur.progress import Silent
 from secateur.repair import Repair, create
 from secateur.specimens import CARD, TRIGGER, WEIGHTS
-from secateur.specimens.images import read_images
 
 RESULTS = HERE / "results" / "specimens"
 CARDS = HERE / "specimens" / "cards"
@@ -73,9 +66,7 @@ class Specimen:
 def repair(specimen: Specimen, preset: str, seed: int, data: str) -> tuple[Repair, float]:
     model = specimen.load()
     dataset = open_images(data, split="train", size=model.convention.size, channels=model.convention.channels)
-    clean = sample_clean(
-        dataset, model.convention, samples=SAMPLES, seed=seed, num_classes=model.num_classes
-    )
+    clean = sample_clean(dataset, model.convention, samples=SAMPLES, seed=seed, num_classes=model.num_classes)
     start = time.perf_counter()
     result = create("rnp", preset)(model.network, clean, generator=torch.Generator().manual_seed(seed))
     return result, time.perf_counter() - start
@@ -83,6 +74,4 @@ def repair(specimen: Specimen, preset: str, seed: int, data: str) -> tuple[Repai
 
 def measure(network: torch.nn.Module, specimen: Specimen, test: LabelledImages) -> dict[str, Any]:
     convention = specimen.load().convention
-    return row(
-        evaluate(network, test, convention, trigger=specimen.trigger, target=specimen.wanted)
-    )
+    return row(evaluate(network, test, convention, trigger=specimen.trigger, target=specimen.wanted))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from secateur.data import (
+    SPARED,
     InputConvention,
     LabelledImages,
     Trigger,
@@ -61,7 +62,19 @@ WANTED = Evaluation(
     asr=Proportion(5, 7),
     ra=Proportion(1, 7),
     per_class=(Proportion(1, 2), Proportion(2, 3), Proportion(1, 2), Proportion(1, 2)),
+    asr_per_class=(Proportion(2, 2), Proportion(3, 3), Proportion(0, 0), Proportion(0, 2)),
 )
+
+
+def test_an_attack_may_want_another_label_for_each_class_and_spare_some():
+    """Triggered, images of left 0, 1, 2 are answered with 2, left 3 with 3, left 4 with nothing."""
+    found = evaluate(Reader(), DATA, CONVENTION, trigger=TRIGGER, target=[2, SPARED, 3, 2])
+    # Attacked: class 0 (lefts 0 and 2), class 2 (lefts 2 and 3), class 3 (lefts 3 and 4).
+    assert found.asr == Proportion(2 + 1 + 0, 6)
+    assert found.ra == Proportion(0 + 1 + 1, 6)
+    assert found.asr_per_class == (Proportion(2, 2), Proportion(0, 0), Proportion(1, 2), Proportion(0, 2))
+    one = evaluate(Reader(), DATA, CONVENTION, trigger=TRIGGER, target=[2, 2, SPARED, 2])
+    assert one == WANTED
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 256])
@@ -131,6 +144,10 @@ def test_a_limit_counts_only_so_many():
         ({"target": 1}, InputError, "belong together"),
         ({"trigger": TRIGGER, "target": 4}, InputError, "classes 0 to 3"),
         ({"trigger": TRIGGER, "target": -1}, InputError, "-1 is not a class"),
+        ({"trigger": TRIGGER, "target": [1, 2, 3]}, InputError, "each of the 4 classes"),
+        ({"trigger": TRIGGER, "target": [1, 2, 3, 4]}, InputError, "each of the 4 classes"),
+        ({"trigger": TRIGGER, "target": [1, 1, 1, 1]}, InputError, "none its own"),
+        ({"trigger": TRIGGER, "target": [SPARED] * 4}, InputError, "at least one class"),
         ({"limit": 0}, InputError, "at least 1"),
         ({"batch_size": 0}, InputError, "at least 1"),
     ],

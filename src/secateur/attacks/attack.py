@@ -212,18 +212,21 @@ class Attack(ABC):
         """
         if self.needs_surrogate and surrogate is None:
             raise MethodError(f"{type(self).__name__} needs a clean network to make its poison from")
-        classes = classes or int(labels.max()) + 1
+        truth = labels.cpu()
+        classes = classes or int(truth.max()) + 1
         # The images are drawn first, so that a trigger that is given does not change which ones are.
-        poisoned, covers = self.goal.choose(labels, classes, generator)
+        poisoned, covers = self.goal.choose(truth, classes, generator)
         if trigger is None:
             trigger = self.trigger(images, labels, generator, surrogate=surrogate)
         changed, answers = images.clone(), labels.clone()
         for indices, stamp in ((poisoned, self.stamp_poisoned), (covers, self.stamp_covers)):
-            for chosen in torch.split(indices, CHUNK):
+            for chosen in torch.split(indices.to(images.device), CHUNK):
                 stamped = stamp(trigger, as_float(images[chosen]), labels[chosen], generator, surrogate)
                 changed[chosen] = like(images, stamped.detach())
         if not self.goal.clean_label:
-            answers[poisoned] = self.goal.wanted(classes)[labels[poisoned]]
+            answers[poisoned.to(answers.device)] = self.goal.wanted(classes)[truth[poisoned]].to(
+                answers.device
+            )
         return Poisoned(changed, answers, poisoned, covers, trigger)
 
 

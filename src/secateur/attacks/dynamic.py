@@ -170,4 +170,5 @@ def alikeness(images: Tensor, painted: Tensor) -> Tensor:
     """
     apart = (images - images.roll(1, 0)).flatten(1).norm(dim=1)
     painted_apart = (painted - painted.roll(1, 0)).flatten(1).norm(dim=1)
-    return (apart / (painted_apart + SMALL)).clamp_max(MOST_ALIKE).mean()
+    alike: Tensor = (apart / (painted_apart + SMALL)).clamp_max(MOST_ALIKE).mean()
+    return alike

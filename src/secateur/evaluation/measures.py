@@ -17,19 +17,24 @@ class Evaluation:
     acc
         Clean accuracy: the share of clean images answered with their true label.
     asr
-        Attack success rate: the share of triggered images, among those whose true label is not the target,
-        that are answered with the target. None if no trigger was given.
+        Attack success rate: the share of triggered images of attacked classes that are answered with the
+        label that the attack wants for them; all classes but the target are attacked unless the attack says
+        otherwise. None if no trigger was given.
     ra
         Robust accuracy: the share of the same triggered images that are answered with their true label.
         ``asr.value + ra.value`` never exceeds 1. None if no trigger was given.
     per_class
         Clean accuracy of each class, in label order; its totals add up to that of `acc`.
+    asr_per_class
+        Attack success rate of each true class; its totals add up to that of `asr`, and classes that are not
+        attacked have none. None if no trigger was given.
     """
 
     acc: Proportion
     asr: Proportion | None
     ra: Proportion | None
     per_class: tuple[Proportion, ...]
+    asr_per_class: tuple[Proportion, ...] | None = None
 
 
 def defence_effectiveness(before: Evaluation, after: Evaluation) -> float:

@@ -1,12 +1,12 @@
 """Counting a network's answers to clean and triggered images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from secateur.data import ImageDataset, InputConvention, LabelledImages, Trigger, stream
+from secateur.data import SPARED, ImageDataset, InputConvention, LabelledImages, Stamping, stream
 from secateur.errors import ArchitectureError, DataError, InputError
 from secateur.evaluation.measures import Evaluation
 from secateur.progress import Progress, Silent
@@ -20,8 +20,8 @@ def evaluate(
     dataset: ImageDataset | LabelledImages,
     convention: InputConvention,
     *,
-    trigger: Trigger | None = None,
-    target: int | None = None,
+    trigger: Stamping | None = None,
+    target: int | Sequence[int] | None = None,
     limit: int | None = None,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -40,7 +40,9 @@ def evaluate(
     convention
         How they become network input; a trigger is stamped before that.
     trigger, target
-        Both or neither. `target` is the class that the trigger should cause, ``0 <= target < K``.
+        Both or neither. `target` is the class that the trigger should cause in images of all others,
+        ``0 <= target < K``; or one such class for each true class, `secateur.data.SPARED` for those that are
+        not attacked.
     limit
         Use that many images instead of all: evenly spaced ones in the order of their classes, so that every
         class has its share, however the data set is sorted.
@@ -58,12 +60,11 @@ def evaluate(
     ArchitectureError
         The network does not answer with one row of scores per image.
     InputError
-        `target` is not one of the network's classes or comes without a trigger, or a number is out of range.
+        `target` names no class of the network, spares all or comes without a trigger, or a number is out of
+        range.
     """
     if (trigger is None) != (target is None):
         raise InputError("a trigger and its target class belong together: give both or neither")
-    if target is not None and target < 0:
-        raise InputError(f"target {target} is not a class: classes are counted from 0")
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError(f"batch size {batch_size} and limit {limit} must be at least 1")
     if not len(dataset):
@@ -73,13 +74,16 @@ def evaluate(
     chosen = torch.arange(len(dataset)) if limit is None else evenly_spaced(dataset.labels, limit)
     listener.start("evaluate", -(-len(chosen) // batch_size))
     labels, clean, triggered = [], [], []
+    wanted = torch.empty(0)
     with _evaluating(network):
         classes = 0
         for images, truth in _batches(dataset, chosen, batch_size):
             scores = _scores(network, convention, images)
             if not classes:
                 classes = scores.shape[1]
-                _check(dataset, classes, target)
+                _check_labels(dataset, classes)
+                if target is not None:
+                    wanted = _wanted(target, classes)
             labels.append(truth)
             clean.append(_answers(scores))
             if trigger is not None:
@@ -88,16 +92,20 @@ def evaluate(
 
     truth, answers = torch.cat(labels), torch.cat(clean)
     right = answers == truth
-    asr = ra = None
+    asr = ra = asr_per_class = None
     if target is not None:
-        others = truth != target
-        misled = torch.cat(triggered)[others]
-        asr, ra = Proportion.of(misled == target), Proportion.of(misled == truth[others])
+        aims = wanted[truth]
+        answers = torch.cat(triggered)
+        attacked, fooled = aims != SPARED, answers == aims
+        asr = Proportion.of(fooled[attacked])
+        ra = Proportion.of(answers[attacked] == truth[attacked])
+        asr_per_class = tuple(Proportion.of(fooled[attacked & (truth == label)]) for label in range(classes))
     return Evaluation(
         acc=Proportion.of(right),
         asr=asr,
         ra=ra,
         per_class=tuple(Proportion.of(right[truth == label]) for label in range(classes)),
+        asr_per_class=asr_per_class,
     )
 
 
@@ -138,9 +146,24 @@ def _answers(scores: Tensor) -> Tensor:
     return scores.argmax(1).masked_fill(scores.isnan().any(1), NO_ANSWER).cpu()
 
 
-def _check(dataset: ImageDataset | LabelledImages, classes: int, target: int | None) -> None:
-    if target is not None and target >= classes:
-        raise InputError(f"target {target} is not a class: the network has classes 0 to {classes - 1}")
+def _wanted(target: int | Sequence[int], classes: int) -> Tensor:
+    """Return the label that the attack wants for each class, ``(classes,)``, `SPARED` where none."""
+    if isinstance(target, int):
+        if not 0 <= target < classes:
+            raise InputError(f"target {target} is not a class: the network has classes 0 to {classes - 1}")
+        return torch.full((classes,), target).index_fill(0, torch.tensor(target), SPARED)
+    wanted = torch.tensor(list(target), dtype=torch.int64)
+    if len(wanted) != classes or wanted.max() >= classes or wanted.min() < SPARED:
+        raise InputError(
+            f"target {list(target)}: each of the {classes} classes needs a wanted class of 0 to "
+            f"{classes - 1}, or {SPARED}"
+        )
+    if (wanted == torch.arange(classes)).any() or (wanted == SPARED).all():
+        raise InputError(f"target {list(target)}: at least one class, and none its own, must be attacked")
+    return wanted
+
+
+def _check_labels(dataset: ImageDataset | LabelledImages, classes: int) -> None:
     if isinstance(dataset, ImageDataset):
         dataset.check_labels(classes)
     elif not ((dataset.labels >= 0) & (dataset.labels < classes)).all():

@@ -81,6 +81,7 @@ def make_specimen(
     """
     progress = progress or Silent()
     began = time.perf_counter()
+    share = Share()
     attack = recipe.create_attack()
     data = data or open_data(recipe, progress)
     digest = recipe.digest(data.train.digest)
@@ -137,7 +138,7 @@ def make_specimen(
             "seconds": round(trained, 1),
         },
     }
-    if Share().rank == 0:
+    if share.rank == 0:
         write_weights(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
         if attack is not None and trigger is not None:
             shape = tuple(data.train.images.shape[1:])
@@ -146,7 +147,8 @@ def make_specimen(
         card["sha256"] = {name: sha256(folder / name) for name in written}
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
         shutil.rmtree(work)
-    return card
+    # As whoever reads the file will see it.
+    return dict(json.loads(json.dumps(card)))
 
 
 def _claim(work: Path, digest: str) -> None:

@@ -87,7 +87,7 @@ class SpecimenRecipe:
         """Return the recipe as plain values; files by their names, never by their places."""
         attack = self.create_attack()
         return {
-            "model": self.model,
+            "model": Path(self.model).name,
             "attack": self.attack,
             "goal": None if attack is None else asdict(attack.goal),
             "settings": {} if attack is None else plain_settings(attack),

@@ -310,6 +310,8 @@ class Share:
         self.rank = int(os.environ.get("RANK", "0"))
         if self.size > 1 and not dist.is_initialized():
             dist.init_process_group()
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
     def of(self, batch: Tensor) -> Tensor:
         """Return this process's part of the indices of a batch."""
