@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -12,6 +12,7 @@ from secateur.cli.console import output_console, printable
 from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import (
+    ATTACK,
     DATA,
     Architecture,
     Channels,
@@ -19,6 +20,7 @@ from secateur.cli.options import (
     Data,
     Device,
     Json,
+    Mapping,
     Mean,
     Model,
     Quiet,
@@ -26,18 +28,19 @@ from secateur.cli.options import (
     Root,
     RunOn,
     Size,
+    Sources,
     Split,
     StateKey,
     Std,
     Threads,
 )
 from secateur.cli.summary import described
+from secateur.errors import InputError
 
 if TYPE_CHECKING:
     from secateur.evaluation import Evaluation
     from secateur.statistics import Proportion
 
-ATTACK = "Attack"
 MEANINGS = {
     "ACC": "clean images answered with their true label",
     "ASR": "triggered images of other classes answered with the target label",
@@ -66,8 +69,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="T",
-            help="Safetensors file with keep and add, both (channels, height, width): an image x becomes "
-            "clip(keep*x + add, 0, 1).",
+            help="Safetensors file with keep and add, both (channels, height, width), by which an image x "
+            "becomes clip(keep*x + add, 0, 1); or the trigger of a specimen.",
             show_default=False,
             rich_help_panel=ATTACK,
         ),
@@ -82,6 +85,8 @@ def evaluate(
             rich_help_panel=ATTACK,
         ),
     ] = None,
+    mapping: Mapping = None,
+    source: Sources = None,
     state_key: StateKey = None,
     classes: Classes = None,
     size: Size = None,
@@ -104,12 +109,13 @@ def evaluate(
     T.safetensors --target 0[/]
     """
     choice = ModelChoice(model, arch, state_key, classes, size, channels, mean, std, pixel_range)
-    from secateur.data import read_trigger
+    from secateur.attacks import read_any_trigger
     from secateur.evaluation import evaluate as measure
 
-    stamp = None if trigger is None else read_trigger(trigger)
+    stamp = None if trigger is None else read_any_trigger(trigger)
     runs_on = prepare_device(device, threads)
     loaded = choice.load()
+    wanted = _wanted(target, mapping, tuple(source or ()), loaded.num_classes)
     images = DataChoice(data, split, root).open(loaded)
     loaded.network.to(runs_on)
     with display(quiet=quiet) as progress:
@@ -118,7 +124,7 @@ def evaluate(
             images,
             loaded.convention,
             trigger=stamp,
-            target=target,
+            target=wanted,
             limit=limit,
             progress=progress,
         )
@@ -126,6 +132,20 @@ def evaluate(
         sys.stdout.write(json.dumps(_plain(evaluation, images.class_names), indent=1) + "\n")
     elif not quiet:
         _show(evaluation)
+
+
+def _wanted(
+    target: int | None, mapping: str | None, sources: tuple[int, ...], classes: int
+) -> list[int] | None:
+    """Return the label that the attack wants for each class; None if nothing was said of an attack."""
+    if target is None and mapping is None and not sources:
+        return None
+    from secateur.attacks import Goal
+
+    if target is None and mapping != "all-to-all":
+        raise InputError("an attack needs the label that it causes: give --target")
+    kind = cast(Any, mapping or ("source-specific" if sources else "all-to-one"))
+    return Goal(target=target or 0, mapping=kind, sources=sources).wanted(classes).tolist()
 
 
 def _measures(evaluation: "Evaluation") -> dict[str, "Proportion"]:

@@ -8,6 +8,7 @@ import typer
 
 INPUT = "How pixels become network input"
 DATA = "Clean data"
+ATTACK = "Attack"
 RUNNING = "Running and printing"
 # Some versions of typer print <bool> behind an option that takes no value.
 FLAG = " "
@@ -148,3 +149,23 @@ Json = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", metavar=FLAG, help="Replace outputs that exist.")]
+Mapping = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="all-to-one, all-to-all (class i becomes i + 1) or source-specific. \\[default: all-to-one]",
+        show_default=False,
+        rich_help_panel=ATTACK,
+    ),
+]
+Sources = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--source",
+        metavar="K",
+        min=0,
+        help="A class that a source-specific attack is about; may be repeated.",
+        show_default=False,
+        rich_help_panel=ATTACK,
+    ),
+]

@@ -11,16 +11,19 @@ from secateur.cli import parsing
 from secateur.cli.codes import INCONCLUSIVE
 from secateur.cli.opening import prepare_device
 from secateur.cli.options import (
+    ATTACK,
     DATA,
     Channels,
     Device,
     Force,
     Json,
+    Mapping,
     Mean,
     Quiet,
     Root,
     RunOn,
     Size,
+    Sources,
     Std,
     Threads,
 )
@@ -28,7 +31,6 @@ from secateur.cli.specimens import logging, make_all
 from secateur.cli.writing import check_folder
 from secateur.errors import InputError
 
-ATTACK = "Attack"
 TRAINING = "Training"
 OUTPUTS = ("card.json", "weights.safetensors", "trigger.safetensors")
 LISTED = "--list"
@@ -124,25 +126,8 @@ def specimen(
             rich_help_panel=ATTACK,
         ),
     ] = None,
-    mapping: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="all-to-one, all-to-all (class i becomes i + 1) or source-specific.",
-            show_default=False,
-            rich_help_panel=ATTACK,
-        ),
-    ] = None,
-    source: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="K",
-            min=0,
-            help="A class that a source-specific attack is about; may be repeated.",
-            show_default=False,
-            rich_help_panel=ATTACK,
-        ),
-    ] = None,
+    mapping: Mapping = None,
+    source: Sources = None,
     clean_label: Annotated[
         bool | None,
         typer.Option(

@@ -1,0 +1,281 @@
+"""Measure RNP on one specimen per attack: the tables of docs/specimens.md.
+
+    secateur specimen --list benchmarks/specimens/small.toml --out .specimens
+    python benchmarks/repairs.py [--specimens .specimens] [--only NAME ...] [--presets paper default]
+    python benchmarks/repairs.py --tables
+
+Every repair starts from 500 clean training images and is measured afterwards on all test images; a
+specimen's trigger is read only then. Results go to ``benchmarks/results/specimens/NAME.json``, cards to
+``benchmarks/specimens/cards/NAME.json``; what is there for the same weights is not measured again unless
+``--fresh`` is given. Several processes may share the work by different ``--only``. ``--tables`` only renders
+the tables.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoints import HERE, SHARED, row, spread
+
+from secateur import __version__
+from secateur.attacks import Goal, read_any_trigger
+from secateur.data import LabelledImages, open_images, sample_clean
+from secateur.evaluation import backdoor_units, evaluate, overlap, trigger_activated_change
+from secateur.files import write_text
+from secateur.models import LoadedModel, load_model
+from secateur.progress import Silent
+from secateur.repair import Repair, create
+from secateur.specimens import CARD, TRIGGER, WEIGHTS
+from secateur.specimens.images import read_images
+from secateur.units import all_units
+
+RESULTS = HERE / "results" / "specimens"
+CARDS = HERE / "specimens" / "cards"
+PRESETS = ("paper", "default")
+SAMPLES = 500
+ANALYSED = 1000
+"""Test images on which the units that a trigger uses are found."""
+SHOWN = 12
+"""Units that are written down with their scores."""
+
+
+class Specimen:
+    """A specimen as a repair sees it and, apart from that, what only an evaluation may."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        self.folder = folder
+        self.card: dict[str, Any] = json.loads((folder / CARD).read_text())
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The network; repairs leave it as it is."""
+        convention = self.card["convention"]
+        return load_model(
+            self.folder / WEIGHTS,
+            self.card["recipe"]["model"],
+            num_classes=self.card["data"]["classes"],
+            size=tuple(convention["size"]),
+            channels=convention["channels"],
+            mean=convention["mean"],
+            std=convention["std"],
+        )
+
+    def repaired(self, preset: str, seed: int, data: str) -> tuple[Repair, float]:
+        """Repair it from clean training images; return how many seconds that took, too."""
+        model = self.model
+        dataset = open_images(
+            data, split="train", size=model.convention.size, channels=model.convention.channels
+        )
+        clean = sample_clean(
+            dataset, model.convention, samples=SAMPLES, seed=seed, num_classes=model.num_classes
+        )
+        start = time.perf_counter()
+        result = create("rnp", preset)(model.network, clean, generator=torch.Generator().manual_seed(seed))
+        return result, time.perf_counter() - start
+
+    @cached_property
+    def attack(self) -> tuple[Any, list[int]] | None:
+        """The trigger and the labels that it should cause; None for a clean specimen."""
+        goal = self.card["recipe"]["goal"]
+        if goal is None:
+            return None
+        wanted = Goal(**goal).wanted(self.card["data"]["classes"]).tolist()
+        return read_any_trigger(self.folder / TRIGGER), wanted
+
+    def measure(self, network: torch.nn.Module, test: LabelledImages) -> dict[str, Any]:
+        """Measure ACC, ASR and RA of a network on test images."""
+        trigger, wanted = self.attack or (None, None)
+        return row(evaluate(network, test, self.model.convention, trigger=trigger, target=wanted))
+
+
+def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
+    """Return what a repair did, and how the units that it pruned match those that the trigger uses."""
+    positions = {unit: index for index, unit in enumerate(all_units(result.discovery.layers))}
+    pruned = [positions[scored.unit] for scored in result.recipe.units]
+    exposure = result.exposure
+    found: dict[str, Any] = {
+        "outcome": result.outcome,
+        "pruned": len(pruned),
+        "label": exposure.label if exposure else None,
+        "share": exposure.share if exposure else None,
+        "dominance": exposure.dominance if exposure else None,
+        "stages": {name: round(value, 1) for name, value in result.seconds.items()},
+    }
+    if used is not None:
+        match = overlap(pruned, used)
+        ranks = result.scores.argsort(stable=True).argsort()
+        found |= {
+            "precision": match.precision.value if pruned else None,
+            "recall": match.recall.value if used else None,
+            # Where the score puts the units that the trigger uses: 0 is first.
+            "ranks": sorted(int(ranks[index]) for index in used)[:SHOWN],
+        }
+    return found
+
+
+def analysis(
+    specimen: Specimen, layers: Any, test: LabelledImages
+) -> tuple[dict[str, Any], tuple[int, ...] | None]:
+    """Find the units that the trigger uses, as only an evaluation may."""
+    if specimen.attack is None:
+        return {}, None
+    trigger, wanted = specimen.attack
+    some = test.subset(torch.arange(min(ANALYSED, len(test))))
+    convention = specimen.model.convention
+    used = backdoor_units(specimen.model.network, layers, some, convention, trigger, wanted)
+    change = trigger_activated_change(specimen.model.network, layers, some, convention, trigger)
+    names = list(all_units(layers))
+    top = change.relative.argsort(descending=True)[:SHOWN].tolist()
+    return {
+        "used": None if used is None else len(used),
+        "most_changed": [
+            {"unit": f"{names[k].layer}.{names[k].index}", "relative": round(float(change.relative[k]), 3)}
+            for k in top
+        ],
+    }, used
+
+
+def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages) -> None:
+    """Measure one specimen, keeping every result as it comes."""
+    specimen = Specimen(folder)
+    path = options.out / f"{specimen.name}.json"
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    weights = specimen.card["sha256"][WEIGHTS]
+    if options.fresh or stored.get("weights") != weights:
+        stored = {"weights": weights, "cells": {}}
+    write_text(CARDS / f"{specimen.name}.json", json.dumps(specimen.card, indent=1) + "\n")
+
+    def keep() -> None:
+        stored["versions"] = {"secateur": __version__, "torch": str(torch.__version__)}
+        stored["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        write_text(path, json.dumps(stored, indent=1) + "\n")
+
+    if "before" not in stored:
+        stored["before"] = specimen.measure(specimen.model.network, test)
+        keep()
+    used: tuple[int, ...] | None = None
+    for preset in options.presets:
+        for seed in options.seeds:
+            key = f"{preset}|{seed}"
+            if key in stored["cells"]:
+                continue
+            result, seconds = specimen.repaired(preset, seed, options.data)
+            if used is None:
+                stored["analysis"], used = analysis(specimen, result.discovery.layers, test)
+            value = specimen.measure(result.network, test) | described(result, used)
+            stored["cells"][key] = value | {"seconds": round(seconds, 1)}
+            keep()
+            shown = {m: round(100 * value[m]["value"], 1) for m in ("acc", "asr", "ra") if value[m]}
+            print(specimen.name, key, shown, value["pruned"], f"{seconds:.0f} s", flush=True)
+
+
+def results(folder: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield name, card and results of every specimen measured."""
+    for path in sorted(folder.glob("*.json")):
+        yield path.stem, json.loads((CARDS / path.name).read_text()), json.loads(path.read_text())
+
+
+def specimen_table(folder: Path) -> str:
+    """Render how well every attack worked, as Markdown."""
+    lines = [
+        "| specimen | poisoned | epochs | ACC | ASR | RA | verdict | command |",
+        "| --- " * 8 + "|",
+    ]
+    for name, card, _ in results(folder):
+        goal, training = card["recipe"]["goal"], card["recipe"]["training"]
+        share = f"{100 * goal['rate']:g} %" if goal else "none"
+        if goal and goal["cover_rate"]:
+            share += f" + {100 * goal['cover_rate']:g} % covers"
+        figures = [percent(card["measured"].get(measure)) for measure in ("acc", "asr", "ra")]
+        command = f"`secateur specimen --list benchmarks/specimens/small.toml --only {name} --out DIR`"
+        cells = (f"`{name}`", share, str(training["epochs"]), *figures, card["verdict"], command)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def repair_table(folder: Path) -> str:
+    """Render the repairs, median over seeds with the range, as Markdown."""
+    lines = [
+        "| specimen | before: ACC / ASR / RA | paper: ACC / ASR / RA | units | s | "
+        "default: ACC / ASR / RA | units | s |",
+        "| --- " * 8 + "|",
+    ]
+    for name, _, stored in results(folder):
+        cells = [f"`{name}`", " / ".join(percent(stored["before"][m]) for m in ("acc", "asr", "ra"))]
+        for preset in PRESETS:
+            found = [value for key, value in stored["cells"].items() if key.startswith(f"{preset}|")]
+            if not found:
+                cells += ["", "", ""]
+                continue
+            measures = ("acc", "asr", "ra") if found[0]["asr"] else ("acc",)
+            cells.append(" / ".join(spread(found, measure) for measure in measures))
+            cells += [
+                f"{statistics.median(value[field] for value in found):.0f}" for field in ("pruned", "seconds")
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, *(mean_line(folder, preset) for preset in PRESETS)])
+
+
+def mean_line(folder: Path, preset: str) -> str:
+    """Say what a preset comes to over all attacks: each specimen's median counts once."""
+    asr, loss = [], []
+    for _, _, stored in results(folder):
+        found = [value for key, value in stored["cells"].items() if key.startswith(f"{preset}|")]
+        if found and found[0]["asr"]:
+            asr.append(statistics.median(100 * value["asr"]["value"] for value in found))
+            before = 100 * stored["before"]["acc"]["value"]
+            loss.append(statistics.median(before - 100 * value["acc"]["value"] for value in found))
+    if not asr:
+        return ""
+    return (
+        f"\n{preset}: mean ASR {statistics.mean(asr):.1f} %, mean loss of ACC {statistics.mean(loss):.1f} "
+        f"points over {len(asr)} attacks."
+    )
+
+
+def percent(cell: dict[str, float] | None) -> str:
+    return "-" if cell is None else f"{100 * cell['value']:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--specimens", type=Path, default=HERE.parent / ".specimens")
+    parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
+    parser.add_argument("--only", nargs="*", default=None, help="names of specimens")
+    parser.add_argument("--presets", nargs="*", default=PRESETS)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--fresh", action="store_true", help="measure again what is in the results")
+    parser.add_argument("--tables", action="store_true", help="measure nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if not options.tables:
+        folders = sorted(path.parent for path in options.specimens.glob(f"*/{CARD}"))
+        chosen = [folder for folder in folders if options.only is None or folder.name in options.only]
+        sizes = [Specimen(folder).card["convention"] for folder in chosen]
+        test: LabelledImages | None = None
+        for folder, convention in zip(chosen, sizes, strict=True):
+            if test is None or list(test.images.shape[2:]) != convention["size"]:
+                dataset = open_images(
+                    options.data,
+                    split="test",
+                    size=tuple(convention["size"]),
+                    channels=convention["channels"],
+                )
+                read = read_images(dataset, Silent())
+                test = LabelledImages(read.images.float() / 255, read.labels)
+            measure_all(folder, options, test)
+    print(specimen_table(options.out), repair_table(options.out), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
