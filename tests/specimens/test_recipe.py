@@ -66,7 +66,10 @@ seed = 2
         ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'badnets'\nsettings = {rate = 2}", "rate"),
         ("[specimens.a]\nmodel = 'm'\ndata = 3", "a:"),
         ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = {epochs = 'many'}", "a:"),
-        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = 3", "a:"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = 3", "are tables"),
+        ("axes = 3", "table for each specimen"),
+        ("[axes.seed]\nx = 1", "table for each specimen"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nsurrogate = 'specimen:{x}'", "no axis 'x'"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_named(text: str, said: str, tmp_path: Path) -> None:
@@ -74,6 +77,39 @@ def test_what_is_wrong_with_a_list_is_named(text: str, said: str, tmp_path: Path
     with pytest.raises(InputError, match=said) as raised:
         read_list(path)
     assert str(path) in str(raised.value)
+
+
+def test_axes_stand_for_all_their_combinations(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "list.toml",
+        """
+[defaults]
+data = "images"
+training = { epochs = 4 }
+[axes.model.resnet20]
+model = "secateur:resnet20"
+[axes.model.vgg]
+model = "secateur:vgg19_bn"
+training = { rate = 0.05 }
+[axes.attack.clean]
+[axes.attack.trojan]
+attack = "trojan"
+surrogate = "specimen:{model}-clean-{seed}"
+[axes.seed.0]
+[axes.seed.1]
+seed = 1
+[specimens.alone]
+model = "secateur:resnet32"
+""",
+    )
+    recipes = read_list(path, made=tmp_path / "out")
+    assert len(recipes) == 9
+    one = recipes["vgg-trojan-1"]
+    assert (one.model, one.attack, one.seed) == ("secateur:vgg19_bn", "trojan", 1)
+    assert one.training == Training(epochs=4, rate=0.05)
+    assert one.surrogate == tmp_path / "out" / "vgg-clean-1" / "weights.safetensors"
+    assert recipes["resnet20-clean-0"].surrogate is None
+    assert "alone" in recipes
 
 
 def test_a_missing_list_and_a_missing_name(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class AdaptivePatch(Attack):
         How many of the four a test image carries.
     """
 
-    goal: Goal = Goal(rate=0.02, cover_rate=0.02)
+    goal: Goal = Goal(rate=0.05, cover_rate=0.05)
     size: int = 5
     opacity: float = 0.5
     test_opacity: float = 0.75

@@ -233,7 +233,7 @@ def specimen(
     if recipes is not None:
         if model or data:
             raise InputError(f"{LISTED} {recipes}: says which models and images to take; give no others")
-        jobs = {out / name: recipe for name, recipe in read_list(recipes, only or ()).items()}
+        jobs = {out / name: recipe for name, recipe in read_list(recipes, only or (), made=out).items()}
     elif model is None or data is None:
         raise InputError(f"give --model and --data, or {LISTED}")
     else:

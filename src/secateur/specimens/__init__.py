@@ -1,7 +1,7 @@
 """Networks that are backdoored on purpose, each with a card that says how, and how well it worked."""
 
-from secateur.specimens.making import CARD, TRIGGER, WEIGHTS, Data, make_specimen, open_data
-from secateur.specimens.recipe import NO_ATTACK, SpecimenRecipe, read_list
+from secateur.specimens.making import CARD, TRIGGER, Data, make_specimen, open_data
+from secateur.specimens.recipe import NO_ATTACK, WEIGHTS, SpecimenRecipe, read_list
 from secateur.specimens.training import Training, train
 
 __all__ = [

@@ -22,10 +22,10 @@ from secateur.models import LoadedModel, check_convention, load_model, resolve, 
 from secateur.progress import Progress, Silent
 from secateur.specimens.card import judge, numbers, versions
 from secateur.specimens.images import TrainingImages, read_images
-from secateur.specimens.recipe import SpecimenRecipe
+from secateur.specimens.recipe import WEIGHTS, SpecimenRecipe
 from secateur.specimens.training import Lesson, Log, Share, train
 
-WEIGHTS, TRIGGER, CARD = "weights.safetensors", "trigger.safetensors", "card.json"
+TRIGGER, CARD = "trigger.safetensors", "card.json"
 UNFINISHED = ".unfinished"
 POISON, STATE = "poison.safetensors", "training.safetensors"
 USUAL_EDGE = 32
@@ -165,7 +165,7 @@ def _claim(work: Path, digest: str) -> None:
 def _network(recipe: SpecimenRecipe, images: TrainingImages) -> tuple[nn.Module, InputConvention]:
     """Return the network to train and how it is fed."""
     if recipe.start is not None:
-        started = _load(recipe, recipe.start, images)
+        started = _load(recipe, recipe.start, images, recipe.mean, recipe.std)
         return started.network, started.convention
     _, channels, height, width = images.images.shape
     mean, std = images.statistics()
@@ -176,7 +176,13 @@ def _network(recipe: SpecimenRecipe, images: TrainingImages) -> tuple[nn.Module,
     return network, convention
 
 
-def _load(recipe: SpecimenRecipe, checkpoint: Path, images: TrainingImages) -> LoadedModel:
+def _load(
+    recipe: SpecimenRecipe,
+    checkpoint: Path,
+    images: TrainingImages,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> LoadedModel:
     """Load a clean network and make sure that it knows these images."""
     _, channels, height, width = images.images.shape
     model = load_model(
@@ -185,8 +191,8 @@ def _load(recipe: SpecimenRecipe, checkpoint: Path, images: TrainingImages) -> L
         num_classes=images.classes,
         size=(height, width),
         channels=channels,
-        mean=recipe.mean,
-        std=recipe.std,
+        mean=mean,
+        std=std,
     )
     some = slice(None, None, max(1, len(images.labels) // CHECKED))
     check_convention(model, LabelledImages(as_float(images.images[some]), images.labels[some]))
@@ -198,7 +204,7 @@ def _clean_network(
 ) -> Surrogate | None:
     """Return the attacker's clean network: the surrogate, or what training starts from."""
     if recipe.surrogate is not None:
-        model = _load(recipe, recipe.surrogate, images)
+        model = _load(recipe, recipe.surrogate, images, convention.mean, convention.std)
         return Surrogate(model.network, model.convention)
     return None if recipe.start is None else Surrogate(copy.deepcopy(network).eval(), convention)
 

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from secateur.files import sha256
 from secateur.specimens.training import Training
 
 NO_ATTACK = "none"
+WEIGHTS = "weights.safetensors"
+SPECIMEN = "specimen:"
+PARTS = ("training", "goal", "settings")
 GOAL_FIELDS = tuple(field.name for field in fields(Goal))
 # A change of these files changes every specimen; each attack's own file is added.
 SOURCES = ("secateur.attacks.attack", "secateur.attacks.goal", "secateur.specimens.training")
@@ -126,17 +130,22 @@ def plain_settings(attack: Attack) -> dict[str, Any]:
     return {name: value for name, value in asdict(attack).items() if name != "goal"}
 
 
-def read_list(path: Path, only: Sequence[str] = ()) -> dict[str, SpecimenRecipe]:
+def read_list(path: Path, only: Sequence[str] = (), *, made: Path | None = None) -> dict[str, SpecimenRecipe]:
     """Read a list of specimens.
 
     Parameters
     ----------
     path
         TOML: a table ``defaults`` and tables ``specimens.NAME`` with the fields of `SpecimenRecipe`; the
-        tables ``training``, ``goal`` and ``settings`` are joined with those of the defaults. Files are
-        relative to the list.
+        tables ``training``, ``goal`` and ``settings`` are joined with those of the defaults. Tables
+        ``axes.AXIS.NAME`` stand for all combinations of one table of each axis, named by joining their names
+        with hyphens. Files are relative to the list. ``start`` and ``surrogate`` may be
+        ``"specimen:NAME"``, another specimen of the list; an axis in braces there stands for the name chosen
+        on it.
     only
         Names to take, all by default.
+    made
+        Folder that the specimens of this list are in, for surrogates among them.
 
     Raises
     ------
@@ -147,27 +156,54 @@ def read_list(path: Path, only: Sequence[str] = ()) -> dict[str, SpecimenRecipe]
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read as TOML ({error})") from error
-    specimens, defaults = content.get("specimens"), content.get("defaults", {})
-    if not isinstance(specimens, dict) or not all(isinstance(table, dict) for table in specimens.values()):
-        raise InputError(f"{path}: needs a table for each specimen, such as [specimens.badnets]")
-    unknown = [name for name in only if name not in specimens]
+    tables = _tables(path, content)
+    unknown = [name for name in only if name not in tables]
     if unknown:
-        raise InputError(f"{path}: has no specimen {', '.join(unknown)}; there are: {', '.join(specimens)}")
-    chosen = {name: specimens[name] for name in only or specimens}
-    return {name: _recipe(path, name, defaults, table) for name, table in chosen.items()}
+        raise InputError(f"{path}: has no specimen {', '.join(unknown)}; there are: {', '.join(tables)}")
+    return {name: _recipe(path, name, tables[name], made) for name in only or tables}
 
 
-def _recipe(path: Path, name: str, defaults: dict[str, Any], table: dict[str, Any]) -> SpecimenRecipe:
+def _tables(path: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the joined table of every specimen, and of every combination of the axes."""
+    defaults, axes = content.get("defaults", {}), content.get("axes", {})
+    specimens = content.get("specimens", {})
+    every = [defaults, axes, specimens, *(axes.values() if isinstance(axes, dict) else ())]
+    if not all(isinstance(table, dict) for table in every) or not (axes or specimens):
+        raise InputError(f"{path}: needs a table for each specimen, such as [specimens.badnets]")
+    tables: dict[str, tuple[dict[str, str], Any]] = {name: ({}, table) for name, table in specimens.items()}
+    if axes:
+        for chosen in itertools.product(*(axis.items() for axis in axes.values())):
+            places = dict(zip(axes, (name for name, _ in chosen), strict=True))
+            tables["-".join(places.values())] = (places, _joined(path, *(table for _, table in chosen)))
+    joined = {name: _joined(path, defaults, table) for name, (_, table) in tables.items()}
+    for name, (places, _) in tables.items():
+        for key in ("start", "surrogate"):
+            if str(joined[name].get(key)).startswith(SPECIMEN):
+                try:
+                    joined[name][key] = joined[name][key].format(**places)
+                except (KeyError, IndexError, ValueError) as error:
+                    raise InputError(f"{path}: {name}: {key} names no axis {error}") from error
+    return joined
+
+
+def _joined(path: Path, *tables: Any) -> dict[str, Any]:
+    """Return tables one over the other; their parts are joined in the same way."""
+    whole: dict[str, Any] = {}
+    for table in tables:
+        if not isinstance(table, dict) or not all(isinstance(table.get(part, {}), dict) for part in PARTS):
+            raise InputError(f"{path}: needs a table for each specimen, and {', '.join(PARTS)} are tables")
+        whole |= table | {part: {**whole.get(part, {}), **table.get(part, {})} for part in PARTS}
+    return whole
+
+
+def _recipe(path: Path, name: str, table: dict[str, Any], made: Path | None) -> SpecimenRecipe:
     try:
-        values = {**defaults, **table}
-        for part in ("training", "goal", "settings"):
-            values[part] = {**defaults.get(part, {}), **table.get(part, {})}
-        values["training"] = Training(**values["training"])
+        values = {**table, "training": Training(**table["training"])}
         if values.get("attack", NO_ATTACK) == NO_ATTACK:
-            values["goal"] = {}
+            values |= {"goal": {}, "settings": {}}
         for key in ("start", "surrogate", "root"):
             if values.get(key):
-                values[key] = path.parent / values[key]
+                values[key] = _file(path, values[key], made)
         for key in ("size", "mean", "std"):
             if key in values:
                 values[key] = tuple(values[key])
@@ -180,6 +216,13 @@ def _recipe(path: Path, name: str, defaults: dict[str, Any], table: dict[str, An
     except (TypeError, ValueError, AttributeError, InputError) as error:
         raise InputError(f"{path}: {name}: {error}") from error
     return recipe
+
+
+def _file(path: Path, given: str, made: Path | None) -> Path:
+    """Return a file named in the list, or the weights of another specimen of it."""
+    if not given.startswith(SPECIMEN):
+        return path.parent / given
+    return (made or path.parent) / given.removeprefix(SPECIMEN) / WEIGHTS
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
