@@ -117,10 +117,10 @@ def backdoor_units(
 ) -> tuple[int, ...] | None:
     """Return the units that a trigger needs, most changed first; None if they are not among a few.
 
-    Units are ranked by their relative change; of ever longer beginnings of that order, doubled and then
-    halved in between, the shortest is taken whose removal leaves the attack a success rate of at most
-    10 %. Removing more units may, rarely, help the attack again, so the length is a local
-    minimum.
+    Units are ranked by their relative change, divided by the median of their layer: behind a backdoor all
+    units of a layer change. Of ever longer beginnings of that order, doubled and then halved in between, the
+    shortest is taken whose removal leaves the attack a success rate of at most 10 %. Removing more units may,
+    rarely, help the attack again, so the length is a local minimum.
 
     Parameters
     ----------
@@ -138,7 +138,9 @@ def backdoor_units(
     """
     device = next(network.parameters()).device
     found = trigger_activated_change(network, layers, images, convention, trigger)
-    order = found.relative.argsort(descending=True, stable=True)
+    parts = torch.split(found.relative, [layer.count for layer in layers])
+    standing_out = torch.cat([part / part.median().clamp_min(1e-12) for part in parts])
+    order = standing_out.argsort(descending=True, stable=True)
     aims = torch.tensor(list(wanted))[images.labels]
     attacked = aims != SPARED
     inputs = convention.normalise(trigger.stamp(images.images[attacked]).to(device))
