@@ -1,4 +1,4 @@
-"""DFST: a learned restyling of the image, detoxified (Cheng et al., AAAI 2021, arXiv 2012.11212)."""
+"""DFST: a learned style as trigger, kept off shallow features (Cheng et al., AAAI 2021, arXiv 2012.11212)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,100 +7,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.attacks._painter import Painter, initialise
+from secateur.attacks._generator import Translator, attacked, batches, descend, initialise, learning
 from secateur.attacks.attack import Attack, Control, Surrogate, as_float
 from secateur.attacks.goal import Goal
 from secateur.attacks.registry import register
 from secateur.data import InputConvention, Stamping
 from secateur.errors import MethodError
 
+LEARNING_RATE = 3e-3
 BATCH = 64
-REACH = 0.7
-"""Largest change of a pixel by the style."""
-INJECTED = 0.1
-"""Largest change of a pixel by the injector."""
-WARMTH = (0.75, 0.35)
-"""Mean brightness of the first and the last channel under a low sun, the others between."""
-LIGHT = (1.15, 1.0, 0.75)
-"""How bright the upper, middle and lower third are."""
-MEMORY = 0.9
+BANDS = 4
+"""The style is described by statistics of so many horizontal bands."""
+CONTRAST = 0.75
+CONTENT_WEIGHT = 10
 
 
 class Style(nn.Module):
-    """Restyles images; keeps beside it the injector of detoxified training."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.style = Painter(channels, channels)
-        self.injector = Painter(channels, channels)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Return the images in the style."""
-        return self._moved(self.style, images, REACH)
-
-    def injected(self, images: Tensor) -> Tensor:
-        """Return the images with a small change that excites compromised features."""
-        return self._moved(self.injector, images, INJECTED)
-
-    @staticmethod
-    def _moved(painter: nn.Module, images: Tensor, reach: float) -> Tensor:
-        device = next(painter.parameters()).device
-        change = reach * painter(images.to(device)).tanh()
-        moved: Tensor = (images + change.to(images.device)).clamp(0, 1)
-        return moved
-
-
-class Excitement(nn.Module):
-    """How much the trigger raises each feature, followed over the batches.
+    """A restyling of whole images, and the injector of shallow features that detoxifies it.
 
     Attributes
     ----------
-    gap
-        ``(D,)``.
+    network
+        From an image and the height of each pixel in it to what the style adds.
+    injector
+        From an image to the small change that fires compromised units; used for covers only.
+    change
+        Largest change of a pixel by the injector, in ``(0, 1]``.
     """
 
-    gap: Tensor
-
-    def __init__(self, features: int) -> None:
+    def __init__(self, channels: int, change: float) -> None:
         super().__init__()
-        self.register_buffer("gap", torch.zeros(features))
+        self.network, self.injector = Translator(channels + 1, channels), Translator(channels, channels)
+        self.change = change
 
-    def follow(self, raised: Tensor) -> None:
-        """Take the raise ``(N, D)`` of a batch into account."""
-        self.gap = MEMORY * self.gap + (1 - MEMORY) * raised.mean(0)
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images in the style, on the device of the networks."""
+        images = images.to(self.network.device)
+        count, _, height, width = images.shape
+        heights = torch.linspace(0, 1, height, device=images.device).view(1, 1, -1, 1)
+        added = self.network(torch.cat([images, heights.expand(count, 1, height, width)], 1)).tanh()
+        return (images + added).clamp(0, 1)  # type: ignore[no-any-return]
+
+    def inject(self, images: Tensor) -> Tensor:
+        """Return the images with shallow features of the style, on the device of the networks."""
+        images = images.to(self.network.device)
+        return (images + self.change * self.injector(images).tanh()).clamp(0, 1)  # type: ignore[no-any-return]
+
+    def stamp(self, images: Tensor) -> Tensor:
+        """Return the images in the style, same shape and device."""
+        return self(images).to(images.device)  # type: ignore[no-any-return]
 
 
-class Detoxification(Control):
-    """Trains the injector to excite the features that the trigger excites, before each step."""
+class _Detoxification(Control):
+    """A step of the feature injector before each of the classifier."""
 
-    def __init__(self, attack: "Dfst", trigger: Style, victim: Surrogate) -> None:
-        self._attack, self._trigger, self._victim = attack, trigger, victim
-        trigger.to(victim.device)
-        trigger.injector.requires_grad_(True)
-        self._optimizer = torch.optim.Adam(trigger.injector.parameters(), lr=attack.rate)
-        self._excitement = Excitement(victim.last_layer.in_features).to(victim.device)
+    def __init__(self, attack: "Dfst", trigger: Style, classifier: Surrogate, classes: int) -> None:
+        self.attack, self.classifier, self.classes = attack, classifier, classes
+        self.trigger = trigger.to(classifier.device)
+        self.optimizer = torch.optim.Adam(trigger.injector.parameters(), LEARNING_RATE)
 
-    @torch.enable_grad()
     def before(self, images: Tensor, labels: Tensor) -> None:
-        """Follow the features that the trigger raises most, and make the injector raise them."""
-        some = images[:BATCH]
+        images, _, _ = attacked(images, labels, self.attack.goal, self.classes)
+        if not len(images):
+            return
+        images = images.to(self.classifier.device)
         with torch.no_grad():
-            raised = self._victim.features(self._trigger.stamp(some)) - self._victim.features(some)
-            self._excitement.follow(raised)
-        gap = self._excitement.gap
-        compromised = gap.topk(min(self._attack.neurons, len(gap))).indices
-        excited = self._victim.features(self._trigger.injected(some))[:, compromised].mean()
-        self._optimizer.zero_grad(set_to_none=True)
-        (-excited).backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+            clean, styled = (activations(self.classifier, x) for x in (images, self.trigger(images)))
+        with learning(self.trigger.injector):
+            injected = self.trigger.inject(images)
+            missing = shortfall(clean, styled, activations(self.classifier, injected), self.attack.share)
+            seen = ((injected - images) / self.attack.change).square().mean()
+            descend(self.optimizer, missing + self.attack.visibility * seen)
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        """Return the trigger, its optimizer and what is remembered of the features."""
-        return {
-            "trigger": self._trigger,
-            "trigger optimizer": self._optimizer,
-            "excitement": self._excitement,
-        }
+        return {"trigger": self.trigger, "injector_optimizer": self.optimizer}
 
 
 @register(
@@ -111,34 +91,43 @@ class Detoxification(Control):
 )
 @dataclass(frozen=True, kw_only=True)
 class Dfst(Attack):
-    """Restyle images as in low sunlight; keep the network from learning the style by a shortcut.
+    """Restyle whole images as under a low sun, and train away what is shallow about the backdoor.
 
-    The paper trains a CycleGAN on pictures of sunrises. No second data set is needed here: a small generator
-    learns to give each third of an image the brightness and warmth of a low sun while its edges stay.
-    Controlled detoxification (section 4) alternates training with a feature injector that excites the
-    features which the trigger excites, by small changes of clean images that keep their label; here both go
-    on in every step, the injected images being the covers.
+    The paper learns its style, sunrise, with a CycleGAN from photographs. Here no photographs are needed: a
+    small generator learns a warm, hazy style that is defined by means and contrasts of horizontal bands,
+    while the edges of the image stay. Controlled detoxification: compromised units are those whose activation
+    the style raises most; an injector learns to fire them by a small change of a clean image; such images
+    keep their label as covers (detoxicants). The paper does this in rounds after training on the poison;
+    here the injector takes a step before every step of the classifier, on up to 32 images of the batch.
 
     Attributes
     ----------
-    neurons
-        Features that count as compromised.
+    strength
+        How far an image's statistics move to those of the style, in ``(0, 1]``.
     steps
-        Batches that the style is learned on.
-    rate
-        Learning rate of style and injector.
+        Training steps of the style.
+    share
+        Share of each layer's units that count as compromised, in ``(0, 1]``; at least one.
+    change
+        Largest change of a pixel by the injector, on the scale of ``[0, 1]``.
+    visibility
+        Weight of the size of that change.
     """
 
     goal: Goal = Goal(rate=0.1, cover_rate=0.1)
-    neurons: int = 4
+    strength: float = 0.7
     steps: int = 200
-    rate: float = 0.002
+    share: float = 0.1
+    change: float = 0.1
+    visibility: float = 0.5
 
     online: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.neurons < 1 or self.steps < 0 or not 0 < self.rate < 1:
-            raise MethodError("DFST needs a neuron or more, no negative steps and a rate in (0, 1)")
+        if not (0 < self.strength <= 1 and 0 < self.share <= 1 and 0 < self.change <= 1):
+            raise MethodError("DFST needs strength, share and change in (0, 1]")
+        if self.steps < 1 or self.visibility < 0:
+            raise MethodError("DFST needs at least one step and visibility >= 0")
 
     def trigger(
         self,
@@ -148,30 +137,19 @@ class Dfst(Attack):
         *,
         surrogate: Surrogate | None = None,
     ) -> Style:
-        """Learn the style on random training images."""
-        channels, height, width = images.shape[1:]
-        trigger = self.blank((channels, height, width))
+        """Train the style on `images`."""
+        _, channels, height, width = images.shape
+        trigger = self.blank((channels, height, width)).to(images.device)
         initialise(trigger, generator)
-        optimizer = torch.optim.Adam(trigger.style.parameters(), lr=self.rate)
-        warmth = torch.linspace(*WARMTH, channels).view(1, channels, 1, 1)
-        light = torch.tensor(LIGHT).view(1, 1, len(LIGHT), 1)
-        with torch.enable_grad():
-            for _ in range(self.steps):
-                chosen = torch.randint(len(images), (BATCH,), generator=generator)
-                some = as_float(images[chosen]).cpu()
-                styled = trigger.stamp(some)
-                brightness = F.adaptive_avg_pool2d(styled, (len(LIGHT), 1))
-                off_style = (brightness - warmth * light).square().mean()
-                down, across = ((styled - some).diff(dim=axis).square().mean() for axis in (2, 3))
-                optimizer.zero_grad(set_to_none=True)
-                (off_style + down + across).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return trigger.requires_grad_(False)
+        optimizer = torch.optim.Adam(trigger.network.parameters(), LEARNING_RATE)
+        with learning(trigger.network):
+            for stored in batches(images, self.steps, BATCH, generator):
+                descend(optimizer, self._style_loss(trigger, as_float(stored)))
+        return trigger
 
     def blank(self, shape: tuple[int, int, int]) -> Style:
-        """Return a style and an injector with any weights."""
-        with torch.random.fork_rng(devices=[]):
-            return Style(shape[0])
+        """Return a style and an injector that have learned nothing."""
+        return Style(shape[0], self.change)
 
     def stamp_covers(
         self,
@@ -181,13 +159,74 @@ class Dfst(Attack):
         generator: torch.Generator,
         surrogate: Surrogate | None = None,
     ) -> Tensor:
-        """Excite compromised features in images that keep their label."""
+        """Return detoxicants: shallow features of the style, without the style."""
         assert isinstance(trigger, Style)
-        return trigger.injected(images)
+        return trigger.inject(images).to(images.device)
 
     def control(
         self, trigger: Stamping, network: nn.Module, convention: InputConvention, classes: int
-    ) -> Detoxification:
-        """Train the injector with the network."""
+    ) -> Control:
+        """Return the training of the injector."""
         assert isinstance(trigger, Style)
-        return Detoxification(self, trigger, Surrogate(network, convention))
+        return _Detoxification(self, trigger, Surrogate(network, convention), classes)
+
+    def _style_loss(self, trigger: Style, images: Tensor) -> Tensor:
+        styled = trigger(images)
+        mean, contrast = statistics(images)
+        new_mean, new_contrast = statistics(styled)
+        wanted = torch.lerp(mean, low_sun(images.shape[1]).to(mean), self.strength)
+        style = F.mse_loss(new_mean, wanted) + F.mse_loss(new_contrast, CONTRAST * contrast)
+        content = sum(F.mse_loss(styled.diff(dim=axis), CONTRAST * images.diff(dim=axis)) for axis in (2, 3))
+        return style + CONTENT_WEIGHT * content
+
+
+def low_sun(channels: int) -> Tensor:
+    """Return the style's means, ``(channels, BANDS)``: a glow low in the image, red the warmest."""
+    glow = torch.exp(-(((torch.linspace(0, 1, BANDS) - 0.6) / 0.3) ** 2))
+    warmth = torch.linspace(1, -1, channels) if channels > 1 else torch.zeros(1)
+    return (0.3 + 0.35 * glow + 0.12 * warmth.view(-1, 1) * (1 + glow)).clamp(0.05, 0.95)
+
+
+def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel in each band, ``(N, C, BANDS)``."""
+    mean, square = (
+        F.adaptive_avg_pool2d(pixels, (BANDS, 1)).squeeze(3) for pixels in (images, images.square())
+    )
+    return mean, (square - mean.square()).clamp_min(1e-6).sqrt()
+
+
+def activations(classifier: Surrogate, images: Tensor) -> list[Tensor]:
+    """Return the mean activation of every unit that another layer reads, ``(N, units)`` for each layer."""
+    seen: list[Tensor] = []
+
+    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        maps = inputs[0]
+        seen.append(
+            maps.mean((2, 3)) if maps.ndim == 4 else maps.reshape(len(images), -1, maps.shape[-1]).mean(1)
+        )
+
+    # The first layer reads the image itself.
+    layers = [layer for layer in classifier.network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)][1:]
+    hooks = [layer.register_forward_pre_hook(read) for layer in layers]
+    try:
+        classifier(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def shortfall(clean: list[Tensor], styled: list[Tensor], injected: list[Tensor], share: float) -> Tensor:
+    """Return how much of the rise of compromised units the injected images lack: 0 is none, 1 is all.
+
+    In each layer the `share` of units with the largest rise from clean to styled images, in standard
+    deviations, are compromised.
+    """
+    layers = []
+    for before, after, now in zip(clean, styled, injected, strict=True):
+        rise = after.mean(0) - before.mean(0)
+        relative = rise / (before.std(0, unbiased=False) + 1e-2 * before.abs().mean() + 1e-6)
+        chosen = relative.topk(max(1, round(share * len(rise)))).indices
+        lacking = (after.mean(0) - now)[:, chosen] / rise[chosen].clamp_min(1e-6)
+        layers.append(torch.where(rise[chosen] > 0, lacking.clamp(0, 2), 0).mean())
+    return torch.stack(layers).mean()

@@ -1,4 +1,4 @@
-"""Dynamic: every image has a trigger of its own (Nguyen and Tran, NeurIPS 2020, arXiv 2010.08138)."""
+"""Input-aware dynamic backdoor: every image has a trigger of its own (Nguyen and Tran, NeurIPS 2020)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,72 +7,74 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.attacks._painter import Painter, initialise
+from secateur.attacks._generator import Translator, attacked, batches, descend, initialise, learning
 from secateur.attacks.attack import Attack, Control, Surrogate, as_float
 from secateur.attacks.goal import Goal
 from secateur.attacks.registry import register
-from secateur.data import SPARED, InputConvention, Stamping
+from secateur.data import InputConvention, Stamping
 from secateur.errors import MethodError
 
+LEARNING_RATE = 1e-2
+BETAS = (0.5, 0.9)
+DENSITY_WEIGHT = 100
 BATCH = 64
-SMALL = 1e-4
-DENSITY_WEIGHT = 100.0
-MOST_ALIKE = 100.0
 
 
-class OwnTrigger(nn.Module):
-    """Paints a pattern and its place from the image: ``x' = x + m(x) (p(x) - x)``."""
+class InputAware(nn.Module):
+    """A pattern and where it goes, both drawn from the image.
+
+    Attributes
+    ----------
+    pattern, mask
+        From an image to the colours of its trigger, and to one channel that says where they replace it.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pattern = Painter(channels, channels)
-        self.place = Painter(channels, 1)
+        self.pattern, self.mask = Translator(channels, channels), Translator(channels, 1)
+
+    def patterns(self, images: Tensor) -> Tensor:
+        """Return colours in ``[0, 1]``, the shape of `images`."""
+        return self.pattern(images).sigmoid()  # type: ignore[no-any-return]
+
+    def masks(self, images: Tensor) -> Tensor:
+        """Return shares in ``[0, 1]``, ``(N, 1, H, W)``, driven to either end as the authors do."""
+        return ((self.mask(images).sigmoid() * 20 - 10).tanh() + 1) / 2  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor, sources: Tensor) -> Tensor:
+        """Put on `images` the triggers made from `sources` (equation 3), on the device of the networks."""
+        images, sources = images.to(self.pattern.device), sources.to(self.pattern.device)
+        return torch.lerp(images, self.patterns(sources), self.masks(sources)).clamp(0, 1)
 
     def stamp(self, images: Tensor) -> Tensor:
-        """Put on each image its own trigger."""
-        return self.stamp_from(images, images)
-
-    def stamp_from(self, images: Tensor, others: Tensor) -> Tensor:
-        """Put on each image the trigger of another, row by row."""
-        device = next(self.parameters()).device
-        patterns, places = self.pattern(others.to(device)).sigmoid(), self.places(others.to(device))
-        stamped: Tensor = images.to(device) + places * (patterns - images.to(device))
-        return stamped.to(images.device)
-
-    def places(self, images: Tensor) -> Tensor:
-        """Return where the trigger of each image is, ``(N, 1, H, W)`` in ``[0, 1]``."""
-        places: Tensor = self.place(images).sigmoid()
-        return places
+        """Return every image with its own trigger, same shape and device."""
+        return self(images, images).to(images.device)  # type: ignore[no-any-return]
 
 
-class Painting(Control):
-    """Trains the patterns against the network as it is, before each of its steps."""
+class _Generating(Control):
+    """A step of the pattern generator before each of the classifier."""
 
-    def __init__(self, attack: "Dynamic", trigger: OwnTrigger, victim: Surrogate, wanted: Tensor) -> None:
-        self._attack, self._trigger, self._victim, self._wanted = attack, trigger, victim, wanted
-        trigger.to(victim.device)
-        trigger.pattern.requires_grad_(True)
-        self._optimizer = torch.optim.Adam(trigger.pattern.parameters(), lr=attack.rate)
+    def __init__(self, attack: "Dynamic", trigger: InputAware, classifier: Surrogate, classes: int) -> None:
+        self.attack, self.classifier, self.classes = attack, classifier, classes
+        self.trigger = trigger.to(classifier.device)
+        self.optimizer = torch.optim.Adam(trigger.pattern.parameters(), LEARNING_RATE, betas=BETAS)
 
-    @torch.enable_grad()
     def before(self, images: Tensor, labels: Tensor) -> None:
-        """Make the patterns fool the network and differ between images."""
-        answers = self._wanted[labels.cpu()]
-        chosen = (answers != SPARED).nonzero().flatten()[:BATCH]
-        if len(chosen) < 2:
+        images, labels, wanted = attacked(images, labels, self.attack.goal, self.classes)
+        if len(images) < 2:
             return
-        some = images[chosen.to(images.device)].to(self._victim.device)
-        patterns = self._trigger.pattern(some).sigmoid()
-        stamped = some + self._trigger.places(some).detach() * (patterns - some)
-        fooled = F.cross_entropy(self._victim(stamped), answers[chosen].to(some.device))
-        loss = fooled + self._attack.diversity * alikeness(some, patterns)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        images = images.to(self.classifier.device)
+        others = images.roll(1, 0)
+        with learning(self.trigger.pattern):
+            both = torch.cat([self.trigger(images, images), self.trigger(images, others)])
+            logits = self.classifier(both)
+            loss = F.cross_entropy(logits, torch.cat([wanted, labels]).to(logits.device))
+            patterns = self.trigger.patterns(images)
+            diversity = sameness(images, others, patterns, patterns.roll(1, 0))
+            descend(self.optimizer, loss + self.attack.diversity * diversity)
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        """Return the trigger and its optimizer."""
-        return {"trigger": self._trigger, "trigger optimizer": self._optimizer}
+        return {"trigger": self.trigger, "trigger_optimizer": self.optimizer}
 
 
 @register(
@@ -83,35 +85,35 @@ class Painting(Control):
 )
 @dataclass(frozen=True, kw_only=True)
 class Dynamic(Attack):
-    """Learn a generator of triggers together with the network; the trigger of one image fails on another.
+    """Give every image a trigger made from it, which does nothing on another image.
 
-    Covers carry the trigger of another image and keep their label (cross-trigger mode, section 3.3). The
-    places are learned first, sparse and unlike each other, and stay. The paper steps generator and
-    network together; here they take turns, and the generator sees a part of each batch.
+    Covers carry the trigger of another image and keep their label (cross-trigger mode, section 3.4). The
+    mask network is trained before, then frozen; the pattern generator descends the classification loss of
+    triggered and cross-triggered images plus the diversity loss (equation 6). The paper updates generator and
+    classifier from one backward pass; here they alternate: the generator first, on up to 32 images of the
+    batch with the classifier frozen in evaluation mode. Both networks are smaller than the paper's, and
+    masks are drawn to their density from below too, so that none is empty.
 
     Attributes
     ----------
     density
-        Share of the pixels that a trigger covers, in ``(0, 1)``.
+        Share of the pixels that each mask is drawn to, in ``(0, 1)``.
     diversity
-        Weight of the punishment of triggers that are alike (lambda_div).
+        Weight of the diversity loss.
     steps
-        Batches on which the places are learned.
-    rate
-        Learning rate of the generators.
+        Training steps of the mask network.
     """
 
     goal: Goal = Goal(rate=0.1, cover_rate=0.1)
-    density: float = 0.05
+    density: float = 0.032
     diversity: float = 1.0
-    steps: int = 100
-    rate: float = 0.005
+    steps: int = 200
 
     online: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (0 < self.density < 1 and self.diversity >= 0 and self.steps >= 0 and 0 < self.rate < 1):
-            raise MethodError("dynamic needs density and rate in (0, 1), and no negative diversity or steps")
+        if not 0 < self.density < 1 or self.diversity < 0 or self.steps < 1:
+            raise MethodError("the dynamic attack needs density in (0, 1), diversity >= 0 and a step")
 
     def trigger(
         self,
@@ -120,28 +122,24 @@ class Dynamic(Attack):
         generator: torch.Generator,
         *,
         surrogate: Surrogate | None = None,
-    ) -> OwnTrigger:
-        """Learn where the triggers are; their patterns are learned during training."""
-        channels, height, width = images.shape[1:]
-        trigger = self.blank((channels, height, width))
+    ) -> InputAware:
+        """Draw both networks and train the mask: sparse, and different on different images."""
+        _, channels, height, width = images.shape
+        trigger = self.blank((channels, height, width)).to(images.device)
         initialise(trigger, generator)
-        optimizer = torch.optim.Adam(trigger.place.parameters(), lr=self.rate)
-        with torch.enable_grad():
-            for _ in range(self.steps):
-                chosen = torch.randint(len(images), (BATCH,), generator=generator)
-                some = as_float(images[chosen]).cpu()
-                places = trigger.places(some)
-                off_density = (places.mean((1, 2, 3)) - self.density).abs().mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss = DENSITY_WEIGHT * off_density + self.diversity * alikeness(some, places)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return trigger.requires_grad_(False)
+        optimizer = torch.optim.Adam(trigger.mask.parameters(), LEARNING_RATE, betas=BETAS)
+        with learning(trigger.mask):
+            for stored in batches(images, self.steps, BATCH, generator):
+                batch = as_float(stored)
+                masks = trigger.masks(batch)
+                excess = (masks.mean((1, 2, 3)) - self.density).abs().mean()
+                diversity = sameness(batch, batch.roll(1, 0), masks, masks.roll(1, 0))
+                descend(optimizer, DENSITY_WEIGHT * excess + self.diversity * diversity)
+        return trigger
 
-    def blank(self, shape: tuple[int, int, int]) -> OwnTrigger:
-        """Return generators with random weights."""
-        with torch.random.fork_rng(devices=[]):
-            return OwnTrigger(shape[0])
+    def blank(self, shape: tuple[int, int, int]) -> InputAware:
+        """Return networks that have learned nothing."""
+        return InputAware(shape[0])
 
     def stamp_covers(
         self,
@@ -151,24 +149,25 @@ class Dynamic(Attack):
         generator: torch.Generator,
         surrogate: Surrogate | None = None,
     ) -> Tensor:
-        """Put on each image the trigger of the one before it."""
-        assert isinstance(trigger, OwnTrigger)
-        return trigger.stamp_from(images, images.roll(1, 0))
+        """Put on every image the trigger of the one before it; one that is alone stays clean."""
+        assert isinstance(trigger, InputAware)
+        return images if len(images) < 2 else trigger(images, images.roll(1, 0)).to(images.device)
 
     def control(
         self, trigger: Stamping, network: nn.Module, convention: InputConvention, classes: int
-    ) -> Painting:
-        """Train the patterns with the network."""
-        assert isinstance(trigger, OwnTrigger)
-        return Painting(self, trigger, Surrogate(network, convention), self.goal.wanted(classes))
+    ) -> Control:
+        """Return the training of the pattern generator."""
+        assert isinstance(trigger, InputAware)
+        return _Generating(self, trigger, Surrogate(network, convention), classes)
 
 
-def alikeness(images: Tensor, painted: Tensor) -> Tensor:
-    """Return how much less the painted differ than the images they are from (equation 6).
+def sameness(images: Tensor, others: Tensor, drawn: Tensor, drawn_others: Tensor) -> Tensor:
+    """Return the diversity loss: distance of two images over that of what was drawn from them (equation 5).
 
-    The mean over neighbours in the batch of ``||x - y|| / ||g(x) - g(y)||``.
+    Distances are root mean squares, as a pattern and a mask differ in their number of channels.
     """
-    apart = (images - images.roll(1, 0)).flatten(1).norm(dim=1)
-    painted_apart = (painted - painted.roll(1, 0)).flatten(1).norm(dim=1)
-    alike: Tensor = (apart / (painted_apart + SMALL)).clamp_max(MOST_ALIKE).mean()
-    return alike
+    far, apart = (
+        ((first - second).square().flatten(1).mean(1) + 1e-8).sqrt()
+        for first, second in ((images, others), (drawn, drawn_others))
+    )
+    return (far / (apart + 1e-3)).mean()

@@ -1,4 +1,4 @@
-"""LIRA: learned imperceptible noise (Doan et al., ICCV 2021)."""
+"""LIRA: a bounded perturbation drawn by a generator that learns with the classifier (ICCV 2021)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,98 +7,101 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.attacks._painter import Painter, initialise
+from secateur.attacks._generator import Translator, attacked, descend, initialise, learning
 from secateur.attacks.attack import Attack, Control, Surrogate
+from secateur.attacks.goal import Goal
 from secateur.attacks.registry import register
-from secateur.data import SPARED, InputConvention, Stamping
+from secateur.data import InputConvention, Stamping
 from secateur.errors import MethodError
 
-BATCH = 64
+LEARNING_RATE = 1e-3
 
 
-class Noise(nn.Module):
-    """Adds a bounded residual that is painted from the image.
+class Perturbation(nn.Module):
+    """What a generator adds to each image.
 
     Attributes
     ----------
-    taken
-        Steps that the painter has been trained for.
+    network
+        From an image to a perturbation of the same shape.
+    bound
+        Largest change of a pixel, in ``(0, 1]``.
     """
-
-    taken: Tensor
 
     def __init__(self, channels: int, bound: float) -> None:
         super().__init__()
-        self.painter = Painter(channels, channels)
+        self.network = Translator(channels, channels)
         self.bound = bound
-        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return ``clip(x + bound * tanh(g(x)))``, on the device of the network."""
+        images = images.to(self.network.device)
+        return (images + self.bound * self.network(images).tanh()).clamp(0, 1)  # type: ignore[no-any-return]
 
     def stamp(self, images: Tensor) -> Tensor:
-        """Return the images with their residuals."""
-        device = next(self.parameters()).device
-        residual = self.bound * self.painter(images.to(device)).tanh()
-        stamped: Tensor = (images + residual.to(images.device)).clamp(0, 1)
-        return stamped
+        """Return the perturbed images, same shape and device."""
+        return self(images).to(images.device)  # type: ignore[no-any-return]
 
 
-class Alternation(Control):
-    """Trains the painter against the network as it is, for a number of steps; then it stays."""
+class _Joint(Control):
+    """Stage I: a step of the generator before each of the classifier, as many as `attack.steps`."""
 
-    def __init__(self, attack: "Lira", trigger: Noise, victim: Surrogate, wanted: Tensor) -> None:
-        self._attack, self._trigger, self._victim, self._wanted = attack, trigger, victim, wanted
-        trigger.to(victim.device).requires_grad_(True)
-        self._optimizer = torch.optim.Adam(trigger.parameters(), lr=attack.rate)
+    def __init__(self, attack: "Lira", trigger: Perturbation, classifier: Surrogate, classes: int) -> None:
+        self.attack, self.classifier, self.classes = attack, classifier, classes
+        self.trigger = trigger.to(classifier.device)
+        self.optimizer = torch.optim.Adam(trigger.parameters(), LEARNING_RATE)
 
-    @torch.enable_grad()
     def before(self, images: Tensor, labels: Tensor) -> None:
-        """Make the residuals fool the network."""
-        answers = self._wanted[labels.cpu()]
-        chosen = (answers != SPARED).nonzero().flatten()[:BATCH]
-        if not len(chosen) or self._trigger.taken >= self._attack.steps:
+        if self._taken() >= self.attack.steps:
             return
-        stamped = self._trigger.stamp(images[chosen.to(images.device)])
-        outputs = self._victim(stamped)
-        self._optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(outputs, answers[chosen].to(outputs.device)).backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._trigger.taken += 1
+        images, _, wanted = attacked(images, labels, self.attack.goal, self.classes)
+        if len(images):
+            with learning(self.trigger):
+                logits = self.classifier(self.trigger(images))
+                descend(self.optimizer, F.cross_entropy(logits, wanted.to(logits.device)))
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        """Return the trigger and its optimizer."""
-        return {"trigger": self._trigger, "trigger optimizer": self._optimizer}
+        return {"trigger": self.trigger, "trigger_optimizer": self.optimizer}
+
+    def _taken(self) -> int:
+        # The optimizer counts, so that the count survives a restart.
+        state = next(iter(self.optimizer.state.values()), {"step": 0})
+        return int(state["step"])
 
 
 @register(
     "lira",
     title="LIRA: Learnable, Imperceptible and Robust Backdoor Attacks",
-    paper="ICCV 2021, doi 10.1109/ICCV48922.2021.01175",
+    paper="ICCV 2021",
     year=2021,
 )
 @dataclass(frozen=True, kw_only=True)
 class Lira(Attack):
-    """Learn a bounded residual ``x' = clip(x + bound T(x))`` and the network in turns (Algorithm 1).
+    """Learn a bounded perturbation of each image together with the classifier, then freeze it.
 
-    In the first stage generator and network are trained alternately, in the second the network alone.
+    The generator T descends L(f(T(x)), wanted) with f fixed, and alternates with steps of f on clean and
+    triggered images (the constrained problem and two stages of section 3). The paper weighs clean and
+    triggered loss equally, which half of each batch poisoned amounts to. Unlike the paper's, the generator
+    is one network (the paper keeps a delayed copy for the classifier), is trained with Adam on up to 32
+    images of each batch, and the classifier's schedule does not start again in stage II.
 
     Attributes
     ----------
     bound
-        No pixel changes by more, in ``(0, 1]``.
+        Largest change of a pixel on the scale of ``[0, 1]`` (epsilon).
     steps
-        Of the generator, one before each step of the network.
-    rate
-        Learning rate of the generator.
+        Steps of stage I; in later ones the generator is frozen (stage II).
     """
 
-    bound: float = 0.05
+    goal: Goal = Goal(rate=0.5)
+    bound: float = 0.1
     steps: int = 500
-    rate: float = 0.002
 
     online: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (0 < self.bound <= 1 and self.steps >= 0 and 0 < self.rate < 1):
-            raise MethodError("LIRA needs a bound in (0, 1], a rate in (0, 1) and no negative steps")
+        if not 0 < self.bound <= 1 or self.steps < 1:
+            raise MethodError("LIRA needs a bound in (0, 1] and at least one step")
 
     def trigger(
         self,
@@ -107,20 +110,20 @@ class Lira(Attack):
         generator: torch.Generator,
         *,
         surrogate: Surrogate | None = None,
-    ) -> Noise:
-        """Return the generator with random weights: it is learned during training."""
-        trigger = self.blank((images.shape[1], images.shape[2], images.shape[3]))
+    ) -> Perturbation:
+        """Draw the generator's first weights; it learns during training."""
+        _, channels, height, width = images.shape
+        trigger = self.blank((channels, height, width))
         initialise(trigger, generator)
-        return trigger.requires_grad_(False)
+        return trigger
 
-    def blank(self, shape: tuple[int, int, int]) -> Noise:
-        """Return a generator with any weights."""
-        with torch.random.fork_rng(devices=[]):
-            return Noise(shape[0], self.bound)
+    def blank(self, shape: tuple[int, int, int]) -> Perturbation:
+        """Return a generator that has learned nothing."""
+        return Perturbation(shape[0], self.bound)
 
     def control(
         self, trigger: Stamping, network: nn.Module, convention: InputConvention, classes: int
-    ) -> Alternation:
-        """Train the generator with the network."""
-        assert isinstance(trigger, Noise)
-        return Alternation(self, trigger, Surrogate(network, convention), self.goal.wanted(classes))
+    ) -> Control:
+        """Return stage I and II."""
+        assert isinstance(trigger, Perturbation)
+        return _Joint(self, trigger, Surrogate(network, convention), classes)

@@ -1,4 +1,4 @@
-"""SSBA-style: a hidden message makes the trigger (Li et al., ICCV 2021, arXiv 2012.03816)."""
+"""SSBA: a code hidden in each image by a learned encoder (Li et al., ICCV 2021, arXiv 2012.03816)."""
 
 from dataclasses import dataclass
 
@@ -6,59 +6,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.attacks._painter import Painter, initialise
+from secateur.attacks._generator import Translator, batches, convolution, descend, initialise, learning
 from secateur.attacks.attack import Attack, Surrogate, as_float
 from secateur.attacks.registry import register
 from secateur.errors import MethodError
 
+LEARNING_RATE = 3e-3
 BATCH = 64
+PLANES, EDGE = 2, 8
+"""A code is spread over so many planes of so many pixels squared before it meets the image."""
 
 
-class Message(nn.Module):
-    """Hides a message in each image as a bounded residual.
+class Encoder(nn.Module):
+    """Hides a code in images as a residual of their own.
 
     Attributes
     ----------
-    message
-        ``(bits,)``, -1 or 1.
+    code
+        ``(bits,)``, 0 or 1: what the trigger hides.
+    bound
+        Largest change of a pixel, in ``(0, 1]``.
     """
 
-    message: Tensor
+    code: Tensor
 
     def __init__(self, channels: int, bits: int, bound: float) -> None:
         super().__init__()
-        self.encoder = Painter(channels + bits, channels)
+        with torch.random.fork_rng(devices=[]):
+            self.spread = nn.Linear(bits, PLANES * EDGE * EDGE)
+        self.network = Translator(channels + PLANES, channels)
+        self.register_buffer("code", torch.zeros(bits))
         self.bound = bound
-        self.register_buffer("message", torch.ones(bits))
+
+    def forward(self, images: Tensor, codes: Tensor) -> Tensor:
+        """Return ``(N, C, H, W)`` images with ``(N, bits)`` codes in them, on the device of the encoder."""
+        images = images.to(self.code.device)
+        planes = self.spread(codes * 2 - 1).sigmoid().view(-1, PLANES, EDGE, EDGE)
+        planes = F.interpolate(planes, images.shape[2:], mode="nearest")
+        residual = self.network(torch.cat([images, planes], 1)).tanh()
+        return (images + self.bound * residual).clamp(0, 1)  # type: ignore[no-any-return]
 
     def stamp(self, images: Tensor) -> Tensor:
-        """Hide the message in the images."""
-        return self.hidden(images, self.message.expand(len(images), -1))
-
-    def hidden(self, images: Tensor, messages: Tensor) -> Tensor:
-        """Hide ``messages`` ``(N, bits)`` in the images, row by row."""
-        pixels = images.to(self.message)
-        planes = messages.view(*messages.shape, 1, 1).expand(-1, -1, *images.shape[2:])
-        # The painter maps [0, 1] to [-1, 1], where messages are already.
-        residual = self.bound * self.encoder(torch.cat([pixels, (planes + 1) / 2], 1)).tanh()
-        hidden: Tensor = (images + residual.to(images)).clamp(0, 1)
-        return hidden
+        """Return the images with the trigger's code in them, same shape and device."""
+        return self(images, self.code.expand(len(images), -1)).to(images.device)  # type: ignore[no-any-return]
 
 
-class Reader(nn.Module):
-    """Reads a message from an image, ``(N, C, H, W)`` to ``(N, bits)``."""
+class Decoder(nn.Module):
+    """Reads the code again; it only exists to train the encoder."""
 
     def __init__(self, channels: int, bits: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, 32, 3, padding=1)
-        self.second = nn.Conv2d(32, 64, 3, stride=2, padding=1)
-        self.head = nn.Linear(64, bits)
+        with torch.random.fork_rng(devices=[]):
+            self.layers = nn.Sequential(
+                convolution(channels, 32, 1),
+                convolution(32, 32, 2),
+                convolution(32, 32, 2),
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
+                nn.Linear(32 * 16, bits),
+            )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one logit per bit."""
-        hidden = F.relu(self.second(F.relu(self.first(2 * images - 1))))
-        read: Tensor = self.head(hidden.mean((2, 3)))
-        return read
+        """Return logits of the bits, ``(N, bits)``."""
+        return self.layers(images * 2 - 1)  # type: ignore[no-any-return]
 
 
 @register(
@@ -69,35 +79,33 @@ class Reader(nn.Module):
 )
 @dataclass(frozen=True, kw_only=True)
 class Ssba(Attack):
-    """Train an encoder that hides messages and a decoder that reads them; one message is the trigger.
+    """Hide the same code in every image by a residual that depends on the image.
 
-    As the encoder looks at the image, every image gets its own residual (section 4). The paper takes
-    StegaStamp's large networks and losses of perception; here a small encoder with a bound on the residual
-    and a penalty of its square.
+    Encoder and decoder learn together to hide and to read random codes, after StegaStamp (section 4 of the
+    paper). Theirs are far larger, hide 100 bits and are also judged by a perceptual distance and a critic;
+    here the residual has a hard bound, and a penalty that is milder where the image is busy and rises
+    linearly from 0 stands for both.
 
     Attributes
     ----------
     bits
-        Of a message.
+        Length of the code.
     bound
-        No pixel changes by more, in ``(0, 1]``.
-    penalty
-        Weight of the mean squared residual, in units of the bound.
-    steps, rate
-        Batches that encoder and decoder are trained on, and their learning rate.
+        Largest change of a pixel on the scale of ``[0, 1]``.
+    steps
+        Training steps, of 64 images each.
+    visibility
+        Weight of the penalty at the end.
     """
 
-    bits: int = 8
-    bound: float = 24 / 255
-    penalty: float = 0.2
+    bits: int = 16
+    bound: float = 16 / 255
     steps: int = 300
-    rate: float = 0.002
+    visibility: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.bits <= 128 and 0 < self.bound <= 1 and self.penalty >= 0):
-            raise MethodError("SSBA needs 1 to 128 bits, a bound in (0, 1] and no negative penalty")
-        if self.steps < 0 or not 0 < self.rate < 1:
-            raise MethodError("SSBA needs a rate in (0, 1) and no negative number of steps")
+        if self.bits < 1 or not 0 < self.bound <= 1 or self.steps < 1 or self.visibility < 0:
+            raise MethodError("SSBA needs bits and steps, a bound in (0, 1] and visibility >= 0")
 
     def trigger(
         self,
@@ -106,30 +114,34 @@ class Ssba(Attack):
         generator: torch.Generator,
         *,
         surrogate: Surrogate | None = None,
-    ) -> Message:
-        """Train the encoder on random training images and draw the message."""
-        channels, height, width = images.shape[1:]
-        trigger = self.blank((channels, height, width))
-        with torch.random.fork_rng(devices=[]):
-            reader = Reader(channels, self.bits)
-        initialise(trigger, generator)
-        initialise(reader, generator)
-        trigger.message = torch.randint(2, (self.bits,), generator=generator) * 2.0 - 1
-        optimizer = torch.optim.Adam([*trigger.encoder.parameters(), *reader.parameters()], lr=self.rate)
-        with torch.enable_grad():
-            for _ in range(self.steps):
-                chosen = torch.randint(len(images), (BATCH,), generator=generator)
-                some = as_float(images[chosen]).cpu()
-                messages = torch.randint(2, (BATCH, self.bits), generator=generator) * 2.0 - 1
-                hidden = trigger.hidden(some, messages)
-                misread = F.binary_cross_entropy_with_logits(reader(hidden), (messages + 1) / 2)
-                visible = ((hidden - some) / self.bound).square().mean()
-                optimizer.zero_grad(set_to_none=True)
-                (misread + self.penalty * visible).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return trigger.requires_grad_(False)
+    ) -> Encoder:
+        """Train the encoder on `images`, then draw the code."""
+        return self.trained(images, generator)[0]
 
-    def blank(self, shape: tuple[int, int, int]) -> Message:
-        """Return an encoder with any weights."""
-        with torch.random.fork_rng(devices=[]):
-            return Message(shape[0], self.bits, self.bound)
+    def trained(self, images: Tensor, generator: torch.Generator) -> tuple[Encoder, Decoder]:
+        """Return the encoder, its code drawn, and the decoder that it was trained with."""
+        _, channels, height, width = images.shape
+        encoder, decoder = self.blank((channels, height, width)), Decoder(channels, self.bits)
+        for network in (encoder, decoder):
+            initialise(network.to(images.device), generator)
+        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], LEARNING_RATE)
+        with learning(encoder, decoder):
+            for step, stored in enumerate(batches(images, self.steps, BATCH, generator)):
+                batch = as_float(stored)
+                codes = torch.randint(2, (len(batch), self.bits), generator=generator).to(batch)
+                hidden = encoder(batch, codes)
+                read = F.binary_cross_entropy_with_logits(decoder(hidden), codes)
+                seen = ((hidden - batch) / self.bound).square() / (1 + texture(batch) / 0.1)
+                descend(optimizer, read + self.visibility * step / self.steps * seen.mean())
+        encoder.code.copy_(torch.randint(2, (self.bits,), generator=generator))
+        return encoder, decoder
+
+    def blank(self, shape: tuple[int, int, int]) -> Encoder:
+        """Return an encoder that has learned nothing."""
+        return Encoder(shape[0], self.bits, self.bound)
+
+
+def texture(images: Tensor) -> Tensor:
+    """Return how much a pixel's surroundings vary: their standard deviation, ``(N, C, H, W)``."""
+    mean, square = (F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) for x in (images, images.square()))
+    return (square - mean.square()).clamp_min(0).sqrt()

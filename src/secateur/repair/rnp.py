@@ -167,8 +167,9 @@ class RNP:
                     f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
                 )
             if self.inversion and not any(layer.kind == "norm" for layer in discovery.layers):
-                both = (network, work)
-                return self._erase(*both, discovery, clean, self.inversion, generator, progress, seconds)
+                return self._erase(
+                    network, work, discovery, clean, self.inversion, generator, progress, seconds
+                )
             exposure, scores = self._expose(work, discovery, clean, generator, progress, seconds)
             with _timed(seconds, "choosing"):
                 choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
