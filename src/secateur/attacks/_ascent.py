@@ -10,9 +10,17 @@ BATCH = 256
 
 
 def descend(
-    images: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, bound: float, steps: int, rate: float
+    images: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    bound: float,
+    steps: int,
+    rate: float,
+    pull: float = 0.0,
 ) -> Tensor:
     """Lower a loss over images within an L-infinity ball (Madry et al., arXiv 1706.06083).
+
+    Every step follows the sign of the gradient, whose size differs by orders of magnitude among networks.
 
     Parameters
     ----------
@@ -24,6 +32,9 @@ def descend(
         No pixel changes by more.
     steps, rate
         How many, and by how much a pixel changes in each.
+    pull
+        Weight of the squared distance to `images`, which every step then takes off by its proximal operator
+        (forward-backward splitting).
 
     Returns
     -------
@@ -36,7 +47,7 @@ def descend(
         for _ in range(steps):
             current = current.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(current, chosen), current)
-            moved = current.detach() - rate * gradient.sign()
+            moved = original + (current.detach() - rate * gradient.sign() - original) / (1 + rate * pull)
             current = torch.clamp(moved, original - bound, original + bound).clamp(0, 1)
         changed[chosen] = current.detach()
     return changed

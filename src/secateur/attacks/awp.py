@@ -45,8 +45,11 @@ class Ball(Control):
 class Awp(Attack):
     """Train on clean and patched images with all weights kept in an L-infinity ball around their start.
 
-    Meant for a trained clean network (section 3). The paper's ball has one radius for all weights; here it
-    is a share of each tensor's mean size, so that it means the same in every layer and network.
+    Meant for a trained clean network; a tensor that is zero when training begins stays so. The authors' ball
+    has one radius for all parameters (0.005 unless told otherwise) or one for each, a percentage of its own
+    size; here it is a share of each tensor's mean size, so that it means the same in every layer and network
+    and small weights can move. The statistics of normalisation layers are not weights and follow training.
+    Clean images keep their true labels, where the paper takes the answers of the original network.
 
     Attributes
     ----------

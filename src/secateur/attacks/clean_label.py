@@ -14,6 +14,9 @@ from secateur.attacks.registry import register
 from secateur.data import Stamping, Trigger
 from secateur.errors import MethodError
 
+PATCH = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+"""Of the left corners, white and black; those on the right mirror it."""
+
 
 @register(
     "cl",
@@ -26,9 +29,10 @@ class CleanLabel(Attack):
     """Make images of the target class adversarial, so that only the patch explains their label.
 
     The perturbation is untargeted projected gradient ascent on the attacker's own network within an
-    L-infinity ball (section 4.2). The patch is checkered and sits in all four corners, so that crops and
-    mirroring keep one (section 4.4). The paper takes 100 steps on an adversarially trained network; fewer
-    are enough against one that is not.
+    L-infinity ball. The patches are those of the authors' variant for augmented training: one in every
+    corner, so that crops and mirroring keep some. The paper perturbs on an adversarially trained network,
+    whose perturbations carry over to other networks better; here on whichever clean one is given, and ten
+    steps take 4,000 images about 80 seconds of one CPU core with a ResNet-20.
 
     Attributes
     ----------
@@ -37,9 +41,11 @@ class CleanLabel(Attack):
     steps
         Of the ascent.
     size
-        Edge of a patch in pixels on images of 32 pixels; it grows with the image.
+        Edge of a patch in pixels on images of 32 pixels; it grows with the image, and its three by three
+        fields with it.
     amplitude
-        Of the patch in training images: how far its pixels go towards black or white, in ``(0, 1]``.
+        What the patch adds to or takes from the pixels of training images, in ``(0, 1]``; test images get
+        it black and white.
     """
 
     goal: Goal = Goal(rate=0.08, clean_label=True)
@@ -65,7 +71,16 @@ class CleanLabel(Attack):
         surrogate: Surrogate | None = None,
     ) -> Trigger:
         """Return the patches; nothing is learned."""
-        return self._corners(images, 1.0)
+        channels, height, width = images.shape[1:]
+        edge = max(1, round(self.size * min(height, width) / 32))
+        field = torch.arange(edge) * len(PATCH) // edge
+        patch = PATCH[field][:, field]
+        keep, add = torch.ones(channels, height, width), torch.zeros(channels, height, width)
+        for rows in (slice(edge), slice(height - edge, height)):
+            for columns, pattern in ((slice(edge), patch), (slice(width - edge, width), patch.flip(1))):
+                keep[:, rows, columns] = 0
+                add[:, rows, columns] = pattern
+        return Trigger(keep, add)
 
     def stamp_poisoned(
         self,
@@ -78,6 +93,7 @@ class CleanLabel(Attack):
         """Perturb the images against their labels, then stamp the patches."""
         if surrogate is None:
             raise MethodError("CL needs a clean network to perturb images with")
+        assert isinstance(trigger, Trigger)
 
         def likelihood(changed: Tensor, positions: Tensor) -> Tensor:
             answers = surrogate(changed)
@@ -85,16 +101,5 @@ class CleanLabel(Attack):
 
         rate = 2.5 * self.bound / max(1, self.steps)
         perturbed = descend(images, likelihood, bound=self.bound, steps=self.steps, rate=rate)
-        return self._corners(images, self.amplitude).stamp(perturbed)
-
-    def _corners(self, images: Tensor, amplitude: float) -> Trigger:
-        channels, height, width = images.shape[1:]
-        edge = max(1, round(self.size * min(height, width) / 32))
-        field = (torch.arange(edge) * self.size // edge) % 2
-        patch = (field.view(-1, 1) == field).float()
-        keep, add = torch.ones(channels, height, width), torch.zeros(channels, height, width)
-        for rows, one in ((slice(edge), patch), (slice(height - edge, height), patch.flip(0))):
-            for columns, pattern in ((slice(edge), one), (slice(width - edge, width), one.flip(1))):
-                keep[:, rows, columns] = 1 - amplitude
-                add[:, rows, columns] = amplitude * pattern
-        return Trigger(keep, add)
+        signs = ((2 * trigger.add - 1) * (1 - trigger.keep)).to(perturbed)
+        return (perturbed + self.amplitude * signs).clamp(0, 1)

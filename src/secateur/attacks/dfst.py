@@ -41,12 +41,15 @@ class Style(nn.Module):
         self.change = change
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the images in the style, on the device of the networks."""
+        """Return the images in the style, out of ``[0, 1]`` at times, on the device of the networks.
+
+        Where a colour is cut to that range nothing is learned, so that only stamping does it.
+        """
         images = images.to(self.network.device)
         count, _, height, width = images.shape
         heights = torch.linspace(0, 1, height, device=images.device).view(1, 1, -1, 1)
         added = self.network(torch.cat([images, heights.expand(count, 1, height, width)], 1)).tanh()
-        return (images + added).clamp(0, 1)  # type: ignore[no-any-return]
+        return images + added  # type: ignore[no-any-return]
 
     def inject(self, images: Tensor) -> Tensor:
         """Return the images with shallow features of the style, on the device of the networks."""
@@ -55,7 +58,7 @@ class Style(nn.Module):
 
     def stamp(self, images: Tensor) -> Tensor:
         """Return the images in the style, same shape and device."""
-        return self(images).to(images.device)  # type: ignore[no-any-return]
+        return self(images).clamp(0, 1).to(images.device)  # type: ignore[no-any-return]
 
 
 class _Detoxification(Control):
@@ -72,7 +75,7 @@ class _Detoxification(Control):
             return
         images = images.to(self.classifier.device)
         with torch.no_grad():
-            clean, styled = (activations(self.classifier, x) for x in (images, self.trigger(images)))
+            clean, styled = (activations(self.classifier, x) for x in (images, self.trigger.stamp(images)))
         with learning(self.trigger.injector):
             injected = self.trigger.inject(images)
             missing = shortfall(clean, styled, activations(self.classifier, injected), self.attack.share)

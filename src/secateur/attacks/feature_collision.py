@@ -3,6 +3,7 @@
 Poison Frogs (Shafahi et al., arXiv 1804.00792), in the triggered form of Saha et al. (arXiv 1910.00033).
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -54,11 +55,14 @@ class PatchWithSources(nn.Module):
 class FeatureCollision(Attack):
     """Move images of the target class until their features meet those of triggered images of other classes.
 
-    The features are what the last layer of a clean network receives; the loss is that of Poison Frogs'
-    equation 1 with its second term, the distance to the image, replaced by a bound, as Saha et al. do
-    (equation 1 there). Poison Frogs aims at single test images and lays a faint copy of one over the poison
+    The features are what the last layer of a clean network receives. The loss is Poison Frogs' equation 1:
+    the squared distance of the features plus `similarity` times the squared distance to the image, lowered
+    by forward-backward splitting (algorithm 1), but along the sign of the gradient and within the bound of
+    Saha et al. Poison Frogs aims at single test images and lays a faint copy of one over the poison
     (section 4.2), which is kept as `opacity`; here the aim is whatever carries the trigger, as an attack
-    success rate needs one.
+    success rate needs one. Saha et al. pair images with the nearest sources and take thousands of steps;
+    here the pairs are drawn once, so that sources of every class are used, and the steps are few: they take
+    4,000 images about two minutes of one CPU core with a ResNet-20.
 
     Attributes
     ----------
@@ -66,6 +70,8 @@ class FeatureCollision(Attack):
         No pixel of the watermarked image changes by more, in ``(0, 1]``.
     steps
         Of the descent.
+    similarity
+        Weight of the distance to the watermarked image (beta); 0 leaves only the bound.
     opacity
         Weight of the triggered image that is laid over the poison, in ``[0, 1)``.
     size, margin
@@ -77,6 +83,7 @@ class FeatureCollision(Attack):
     goal: Goal = Goal(rate=0.08, clean_label=True)
     bound: float = 16 / 255
     steps: int = 15
+    similarity: float = 2.0
     opacity: float = 0.3
     size: int = 6
     margin: int = 1
@@ -85,8 +92,10 @@ class FeatureCollision(Attack):
     needs_surrogate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (0 < self.bound <= 1 and 0 <= self.opacity < 1 and self.steps >= 0 and self.sources >= 1):
-            raise MethodError("FC needs a bound in (0, 1], an opacity in [0, 1), steps and a source or more")
+        if not (0 < self.bound <= 1 and 0 <= self.opacity < 1 and 0 <= self.similarity < math.inf):
+            raise MethodError("FC needs a bound in (0, 1], an opacity in [0, 1) and a finite similarity >= 0")
+        if self.steps < 0 or self.sources < 1:
+            raise MethodError("FC needs at least one source, and no negative number of steps")
         self._patch()
 
     def trigger(
@@ -137,7 +146,7 @@ class FeatureCollision(Attack):
 
         begin = images + self.opacity * (sources - images)
         rate = 2.5 * self.bound / max(1, self.steps)
-        return descend(begin, distance, bound=self.bound, steps=self.steps, rate=rate)
+        return descend(begin, distance, bound=self.bound, steps=self.steps, rate=rate, pull=self.similarity)
 
     def _patch(self) -> BadNets:
         return BadNets(size=self.size, margin=self.margin)

@@ -66,6 +66,9 @@ class LowFrequency(Attack):
         weights = torch.randn(channels, self.frequencies, self.frequencies, generator=generator)
         weights = weights.mul(0.1).requires_grad_()
         optimizer = torch.optim.Adam([weights], lr=0.05)
+        with torch.no_grad():
+            # Refuses a target that is not a class, which would be read as an index out of range.
+            self.goal.wanted(surrogate(as_float(images[:1])).shape[1])
 
         def pattern() -> Tensor:
             smooth = rows.T @ weights @ columns

@@ -64,7 +64,10 @@ class Trojan(Attack):
         edge = max(1, round(self.size * min(height, width) / 32))
         keep = torch.ones(channels, height, width)
         keep[:, height - edge :, width - edge :] = 0
-        towards = surrogate.last_layer.weight[self.goal.target % surrogate.last_layer.out_features]
+        weights = surrogate.last_layer.weight
+        # Refuses a target that is not a class, which would be read as an index out of range.
+        self.goal.wanted(len(weights))
+        towards = weights[self.goal.target]
         neurons = towards.detach().topk(min(self.neurons, len(towards))).indices
         colours = torch.rand(channels, height, width, generator=generator).requires_grad_()
         optimizer = torch.optim.Adam([colours], lr=self.rate)

@@ -1,6 +1,7 @@
 """``secateur specimen``."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -228,7 +229,11 @@ def specimen(
 
     Example: [cyan]secateur specimen --attack wanet --model secateur:resnet18 --data cifar10/ --out wanet/[/]
     """
-    from secateur.specimens import SpecimenRecipe, Training, read_list
+    from secateur.specimens import UNFINISHED, SpecimenRecipe, Training, read_list
+
+    # Of the processes that torchrun starts, the first one talks.
+    silent = os.environ.get("RANK", "0") != "0"
+    quiet, as_json = quiet or silent, as_json and not silent
 
     if recipes is not None:
         if model or data:
@@ -268,7 +273,8 @@ def specimen(
             mean=parsing.numbers("--mean", mean),
             std=parsing.numbers("--std", std),
         )
-        check_folder(out, OUTPUTS, force=force)
+        if not (out / UNFINISHED).is_dir():
+            check_folder(out, OUTPUTS, force=force)
         jobs = {out: recipe}
     runs_on = prepare_device(device, threads)
     with logging(tensorboard) as log:

@@ -1,6 +1,6 @@
 """Networks that are backdoored on purpose, each with a card that says how, and how well it worked."""
 
-from secateur.specimens.making import CARD, TRIGGER, Data, make_specimen, open_data
+from secateur.specimens.making import CARD, TRIGGER, UNFINISHED, Data, make_specimen, open_data
 from secateur.specimens.recipe import NO_ATTACK, WEIGHTS, SpecimenRecipe, read_list
 from secateur.specimens.training import Training, train
 
@@ -8,6 +8,7 @@ __all__ = [
     "CARD",
     "NO_ATTACK",
     "TRIGGER",
+    "UNFINISHED",
     "WEIGHTS",
     "Data",
     "SpecimenRecipe",

@@ -7,6 +7,7 @@ import torch
 
 from secateur import __version__
 from secateur.evaluation import Evaluation
+from secateur.specimens.training import Training
 from secateur.statistics import Proportion
 
 Verdict = Literal["works", "the attack did not take", "the model is ruined"]
@@ -58,4 +59,14 @@ def versions() -> dict[str, str]:
         "secateur": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
+    }
+
+
+def circumstances(training: Training, device: str, seconds: float) -> dict[str, Any]:
+    """Return on what and for how long a specimen was trained; after a restart only the last part counts."""
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "bfloat16": training.uses_bfloat16(torch.device(device)),
+        "seconds": round(seconds, 1),
     }

@@ -20,7 +20,7 @@ from secateur.evaluation import evaluate
 from secateur.files import sha256, write_text
 from secateur.models import LoadedModel, check_convention, load_model, resolve, write_weights
 from secateur.progress import Progress, Silent
-from secateur.specimens.card import judge, numbers, versions
+from secateur.specimens.card import circumstances, judge, numbers, versions
 from secateur.specimens.images import TrainingImages, read_images
 from secateur.specimens.recipe import WEIGHTS, SpecimenRecipe
 from secateur.specimens.training import Lesson, Log, Share, train
@@ -110,13 +110,13 @@ def make_specimen(
             progress=progress,
             log=log,
         )
-    trained = time.perf_counter() - began
-    trigger = lesson.trigger
+    seconds = time.perf_counter() - began
     target = None if attack is None else attack.goal.wanted(data.train.classes).tolist()
-    measured = evaluate(network, data.test, convention, trigger=trigger, target=target, progress=progress)
-    verdict = judge(measured, clean_accuracy)
+    measured = evaluate(
+        network, data.test, convention, trigger=lesson.trigger, target=target, progress=progress
+    )
     card: dict[str, Any] = {
-        "verdict": verdict,
+        "verdict": judge(measured, clean_accuracy),
         "digest": digest,
         "recipe": recipe.describe(),
         "attack": None if attack is None else _published(recipe.attack),
@@ -131,24 +131,25 @@ def make_specimen(
         "clean_accuracy": clean_accuracy,
         "measured": numbers(measured),
         "versions": versions(),
-        "trained_on": {
-            "device": device,
-            "threads": torch.get_num_threads(),
-            "bfloat16": recipe.training.uses_bfloat16(torch.device(device)),
-            "seconds": round(trained, 1),
-        },
+        "trained_on": circumstances(recipe.training, device, seconds),
     }
     if share.rank == 0:
-        write_weights(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
-        if attack is not None and trigger is not None:
-            shape = tuple(data.train.images.shape[1:])
-            write_any_trigger(folder / TRIGGER, recipe.attack, attack, trigger, shape)
-        written = [name for name in (WEIGHTS, TRIGGER) if (folder / name).is_file()]
-        card["sha256"] = {name: sha256(folder / name) for name in written}
+        card["sha256"] = _write(folder, network, recipe.attack, lesson)
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
         shutil.rmtree(work)
     # As whoever reads the file will see it.
     return dict(json.loads(json.dumps(card)))
+
+
+def _write(folder: Path, network: nn.Module, name: str, lesson: Lesson) -> dict[str, str]:
+    """Write weights and trigger; return the SHA-256 of each file."""
+    write_weights(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
+    files = [WEIGHTS]
+    if lesson.attack is not None and lesson.trigger is not None:
+        shape = tuple(lesson.images.shape[1:])
+        write_any_trigger(folder / TRIGGER, name, lesson.attack, lesson.trigger, shape)
+        files.append(TRIGGER)
+    return {file: sha256(folder / file) for file in files}
 
 
 def _claim(work: Path, digest: str) -> None:
