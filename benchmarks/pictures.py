@@ -42,9 +42,7 @@ def main() -> None:
     dataset = open_images(str(SHARED / "data" / "cifar10"), split="train", size=(32, 32), channels=3)
     images, labels = next(stream(dataset, 256))
     checkpoint = SHARED / "checkpoints" / "files" / "resnet20-cifar10-clean.th"
-    clean = load_model(
-        checkpoint, "secateur:resnet20", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
+    clean = load_model(checkpoint, "secateur:resnet20", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     surrogate = Surrogate(clean.network, clean.convention)
     names = list(attacks())
     rows = -(-len(names) // PER_ROW)
@@ -69,9 +67,7 @@ def main() -> None:
     figure.savefig(options.out, dpi=130, bbox_inches="tight", metadata={"Software": None})
 
 
-def drawn(
-    name: str, specimens: Path, images: Tensor, labels: Tensor, surrogate: Surrogate
-) -> list[Tensor]:
+def drawn(name: str, specimens: Path, images: Tensor, labels: Tensor, surrogate: Surrogate) -> list[Tensor]:
     """Return the clean, triggered, difference and, where it is another, poisoned picture."""
     attack, generator = create(name), torch.Generator().manual_seed(0)
     stored = specimens / name / TRIGGER

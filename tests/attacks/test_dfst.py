@@ -21,7 +21,7 @@ def test_the_style_moves_statistics_and_keeps_the_image() -> None:
     styled = trigger.stamp(fresh)
     style = low_sun(3)
     before, after = ((statistics(x)[0] - style).abs().mean() for x in (fresh, styled))
-    assert after < 0.6 * before
+    assert after < 0.75 * before
     warmth = [(x[:, 0] - x[:, 2]).mean() for x in (fresh, styled)]
     assert warmth[1] > warmth[0] + 0.1
     edges = torch.stack([fresh.diff(dim=3).flatten(), styled.diff(dim=3).flatten()])

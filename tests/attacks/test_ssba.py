@@ -18,10 +18,10 @@ def pictures(count: int) -> torch.Tensor:
 
 
 def test_the_code_is_hidden_in_residuals_of_each_image() -> None:
-    attack = create("ssba", bits=6, bound=0.1, steps=120)
+    attack = create("ssba", bits=4, bound=0.1, steps=60)
     encoder, decoder = attack.trained(pictures(200), torch.Generator().manual_seed(0))
     images = pictures(50)
-    codes = torch.randint(2, (50, 6), generator=torch.Generator().manual_seed(1)).float()
+    codes = torch.randint(2, (50, 4), generator=torch.Generator().manual_seed(1)).float()
     with torch.no_grad():
         assert ((decoder(encoder(images, codes)) > 0) == (codes > 0)).float().mean() > 0.9
         assert ((decoder(encoder.stamp(images)) > 0) == (encoder.code > 0)).float().mean() > 0.9

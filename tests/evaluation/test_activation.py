@@ -7,7 +7,6 @@ from torch import Tensor, nn
 import tiny
 from secateur.data import SPARED, InputConvention, LabelledImages, Trigger, example_input
 from secateur.evaluation import backdoor_units, overlap, trigger_activated_change
-from secateur.evaluation.activation import _shortest
 from secateur.statistics import Proportion
 from secateur.units import all_units, discover, prune
 
@@ -100,11 +99,3 @@ def test_precision_and_recall_by_hand() -> None:
     assert (found.precision, found.recall) == (Proportion(2, 4), Proportion(2, 3))
     nothing = overlap([], [1])
     assert (nothing.precision, nothing.recall) == (Proportion(0, 0), Proportion(0, 1))
-
-
-@pytest.mark.parametrize(
-    ("ends", "most", "found"),
-    [(0, 9, 0), (1, 9, 1), (6, 9, 6), (9, 9, 9), (10, 9, None)],
-)
-def test_the_shortest_beginning(ends: int, most: int, found: int | None) -> None:
-    assert _shortest(lambda count: count < ends, most) == found

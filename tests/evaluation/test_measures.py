@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import InputError
-from secateur.evaluation import Evaluation, defence_effectiveness
+from secateur.evaluation import Evaluation, defence_effectiveness, defence_effectiveness_interval
 from secateur.statistics import Proportion
 
 
@@ -30,6 +30,15 @@ def test_ratings_by_hand(before, after, rating):
 @given(st.tuples(*[st.integers(0, 100)] * 4))
 def test_a_rating_is_a_share(counts):
     assert 0 <= defence_effectiveness(measured(*counts[:2]), measured(*counts[2:])) <= 1
+
+
+@given(st.tuples(*[st.integers(0, 100)] * 4))
+def test_the_interval_holds_the_rating_and_widens_with_the_level(counts):
+    before, after = measured(*counts[:2]), measured(*counts[2:])
+    low, high = defence_effectiveness_interval(before, after)
+    assert 0 <= low <= defence_effectiveness(before, after) <= high <= 1
+    wider = defence_effectiveness_interval(before, after, 0.999)
+    assert wider[0] <= low and wider[1] >= high
 
 
 def test_without_an_attack_there_is_no_rating():

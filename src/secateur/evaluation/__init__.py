@@ -1,4 +1,4 @@
-"""ACC, ASR, RA and DER, with written definitions and intervals; and which units a trigger uses."""
+"""ACC, ASR, RA and DER, with written definitions and intervals, and the units that a trigger really uses."""
 
 from secateur.evaluation.activation import (
     ActivationChange,
@@ -7,7 +7,11 @@ from secateur.evaluation.activation import (
     overlap,
     trigger_activated_change,
 )
-from secateur.evaluation.measures import Evaluation, defence_effectiveness
+from secateur.evaluation.measures import (
+    Evaluation,
+    defence_effectiveness,
+    defence_effectiveness_interval,
+)
 from secateur.evaluation.measuring import evaluate
 
 __all__ = [
@@ -16,6 +20,7 @@ __all__ = [
     "Overlap",
     "backdoor_units",
     "defence_effectiveness",
+    "defence_effectiveness_interval",
     "evaluate",
     "overlap",
     "trigger_activated_change",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from secateur.errors import InputError
-from secateur.statistics import Proportion
+from secateur.statistics import LEVEL, Proportion
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,15 @@ class Evaluation:
         Clean accuracy: the share of clean images answered with their true label.
     asr
         Attack success rate: the share of triggered images of attacked classes that are answered with the
-        label that the attack wants for them; all classes but the target are attacked unless the attack says
-        otherwise. None if no trigger was given.
+        label that the attack wants for their class. None if no trigger was given.
     ra
         Robust accuracy: the share of the same triggered images that are answered with their true label.
         ``asr.value + ra.value`` never exceeds 1. None if no trigger was given.
     per_class
         Clean accuracy of each class, in label order; its totals add up to that of `acc`.
     asr_per_class
-        Attack success rate of each true class; its totals add up to that of `asr`, and classes that are not
-        attacked have none. None if no trigger was given.
+        Attack success rate of each true class, in label order; its totals add up to that of `asr`, that of a
+        class that is not attacked is 0. None if no trigger was given.
     """
 
     acc: Proportion
@@ -49,8 +48,36 @@ def defence_effectiveness(before: Evaluation, after: Evaluation) -> float:
     InputError
         The attack success rate of either was not measured, or rests on no images.
     """
+    attack_before, attack_after = _attacks(before, after)
+    return _rating(attack_before.value, attack_after.value, before.acc.value, after.acc.value)
+
+
+def defence_effectiveness_interval(
+    before: Evaluation, after: Evaluation, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return a conservative interval of `defence_effectiveness`.
+
+    The rating rises or falls with each of its four proportions, so its extremes lie at the ends of their
+    intervals. Each is taken at the level ``1 - (1 - level) / 4``: by Bonferroni's inequality all four hold at
+    once with probability `level`, however they depend on each other (they come from the same images).
+
+    Raises
+    ------
+    InputError
+        The attack success rate of either was not measured, or rests on no images.
+    """
+    each = 1 - (1 - level) / 4
+    ends = [share.interval(each) for share in (*_attacks(before, after), before.acc, after.acc)]
+    worst = _rating(ends[0][0], ends[1][1], ends[2][1], ends[3][0])
+    best = _rating(ends[0][1], ends[1][0], ends[2][0], ends[3][1])
+    return worst, best
+
+
+def _attacks(before: Evaluation, after: Evaluation) -> tuple[Proportion, Proportion]:
     if not (before.asr and after.asr and before.asr.total and after.asr.total):
         raise InputError("DER needs the attack success rate before and after: evaluate both with a trigger")
-    fewer_attacks = max(0.0, before.asr.value - after.asr.value)
-    less_accuracy = max(0.0, before.acc.value - after.acc.value)
-    return (fewer_attacks - less_accuracy + 1) / 2
+    return before.asr, after.asr
+
+
+def _rating(attack_before: float, attack_after: float, acc_before: float, acc_after: float) -> float:
+    return (max(0.0, attack_before - attack_after) - max(0.0, acc_before - acc_after) + 1) / 2

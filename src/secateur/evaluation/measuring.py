@@ -1,14 +1,14 @@
 """Counting a network's answers to clean and triggered images."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from secateur.data import SPARED, ImageDataset, InputConvention, LabelledImages, Stamping, stream
-from secateur.errors import ArchitectureError, DataError, InputError
+from secateur.data import SPARED, ImageDataset, InputConvention, LabelledImages, Stamping
+from secateur.errors import DataError, InputError
 from secateur.evaluation.measures import Evaluation
+from secateur.evaluation.passes import batches, evaluating, scores, stamped
 from secateur.progress import Progress, Silent
 from secateur.statistics import Proportion
 
@@ -40,9 +40,9 @@ def evaluate(
     convention
         How they become network input; a trigger is stamped before that.
     trigger, target
-        Both or neither. `target` is the class that the trigger should cause in images of all others,
-        ``0 <= target < K``; or one such class for each true class, `secateur.data.SPARED` for those that are
-        not attacked.
+        Both or neither. `target` is the label that the trigger should cause for each of the K classes, in
+        label order: ``(1, 2, 0)`` turns each class into the next. `secateur.data.SPARED` (-1) marks classes
+        that are not attacked. A single label t stands for t for every class but t itself.
     limit
         Use that many images instead of all: evenly spaced ones in the order of their classes, so that every
         class has its share, however the data set is sorted.
@@ -60,8 +60,7 @@ def evaluate(
     ArchitectureError
         The network does not answer with one row of scores per image.
     InputError
-        `target` names no class of the network, spares all or comes without a trigger, or a number is out of
-        range.
+        `target` does not suit the network's classes or comes without a trigger, or a number is out of range.
     """
     if (trigger is None) != (target is None):
         raise InputError("a trigger and its target class belong together: give both or neither")
@@ -74,39 +73,64 @@ def evaluate(
     chosen = torch.arange(len(dataset)) if limit is None else evenly_spaced(dataset.labels, limit)
     listener.start("evaluate", -(-len(chosen) // batch_size))
     labels, clean, triggered = [], [], []
-    wanted = torch.empty(0)
-    with _evaluating(network):
-        classes = 0
-        for images, truth in _batches(dataset, chosen, batch_size):
-            scores = _scores(network, convention, images)
+    classes, wanted = 0, None
+    with evaluating(network):
+        for images, truth in batches(dataset, chosen, batch_size):
+            answered = scores(network, convention, images)
             if not classes:
-                classes = scores.shape[1]
+                classes = answered.shape[1]
+                wanted = None if target is None else wanted_labels(target, classes)
                 _check_labels(dataset, classes)
-                if target is not None:
-                    wanted = _wanted(target, classes)
             labels.append(truth)
-            clean.append(_answers(scores))
+            clean.append(_answers(answered))
             if trigger is not None:
-                triggered.append(_answers(_scores(network, convention, trigger.stamp(images))))
+                triggered.append(_answers(scores(network, convention, stamped(trigger, images))))
             listener.advance()
 
     truth, answers = torch.cat(labels), torch.cat(clean)
     right = answers == truth
-    asr = ra = asr_per_class = None
-    if target is not None:
-        aims = wanted[truth]
-        answers = torch.cat(triggered)
-        attacked, fooled = aims != SPARED, answers == aims
-        asr = Proportion.of(fooled[attacked])
-        ra = Proportion.of(answers[attacked] == truth[attacked])
-        asr_per_class = tuple(Proportion.of(fooled[attacked & (truth == label)]) for label in range(classes))
+    found = Evaluation(Proportion.of(right), None, None, _per_class(right, truth, classes))
+    if wanted is None:
+        return found
+    attacked = wanted[truth] != SPARED
+    truth, answers = truth[attacked], torch.cat(triggered)[attacked]
+    fooled = answers == wanted[truth]
     return Evaluation(
-        acc=Proportion.of(right),
-        asr=asr,
-        ra=ra,
-        per_class=tuple(Proportion.of(right[truth == label]) for label in range(classes)),
-        asr_per_class=asr_per_class,
+        acc=found.acc,
+        asr=Proportion.of(fooled),
+        ra=Proportion.of(answers == truth),
+        per_class=found.per_class,
+        asr_per_class=_per_class(fooled, truth, classes),
     )
+
+
+def wanted_labels(target: int | Sequence[int], classes: int) -> Tensor:
+    """Return the label that an attack wants for images of each class, ``(classes,)``, int64.
+
+    Raises
+    ------
+    InputError
+        There is not one label per class, one is neither a class nor `SPARED`, a class is to become itself, or
+        none is attacked.
+    """
+    if isinstance(target, int):
+        labels = [SPARED if label == target else target for label in range(classes)]
+        wrong = [] if 0 <= target < classes else [target]
+    else:
+        labels = list(target)
+        wrong = [label for label in labels if not (label == SPARED or 0 <= label < classes)]
+    if wrong:
+        raise InputError(f"target {wrong[0]} is not a class: the network has classes 0 to {classes - 1}")
+    if len(labels) != classes:
+        raise InputError(f"the target has {len(labels)} labels, but the network has {classes} classes")
+    wanted = torch.tensor(labels)
+    same = wanted == torch.arange(classes)
+    if same.any():
+        label = int(same.nonzero()[0])
+        raise InputError(f"class {label} cannot be turned into itself: {SPARED} spares a class")
+    if (wanted == SPARED).all():
+        raise InputError("the target attacks no class: give a label for at least one")
+    return wanted
 
 
 def evenly_spaced(labels: Tensor, count: int) -> Tensor:
@@ -120,47 +144,13 @@ def evenly_spaced(labels: Tensor, count: int) -> Tensor:
     return labels.argsort(stable=True)[positions].sort().values
 
 
-def _batches(
-    dataset: ImageDataset | LabelledImages, chosen: Tensor, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(dataset, ImageDataset):
-        return stream(dataset, batch_size, chosen)
-    return dataset.subset(chosen).batches(batch_size)
-
-
-def _scores(network: nn.Module, convention: InputConvention, images: Tensor) -> Tensor:
-    parameter = next(network.parameters(), None)
-    if parameter is not None:
-        images = images.to(parameter.device)
-    scores: object = network(convention.normalise(images))
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
-        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ArchitectureError(
-            f"a classifier answers {len(images)} images with {len(images)} rows, not {shape}"
-        )
-    return scores
-
-
-def _answers(scores: Tensor) -> Tensor:
+def _answers(answered: Tensor) -> Tensor:
     """Return the class of each row ``(N, K)``, `NO_ANSWER` where there is a NaN."""
-    return scores.argmax(1).masked_fill(scores.isnan().any(1), NO_ANSWER).cpu()
+    return answered.argmax(1).masked_fill(answered.isnan().any(1), NO_ANSWER).cpu()
 
 
-def _wanted(target: int | Sequence[int], classes: int) -> Tensor:
-    """Return the label that the attack wants for each class, ``(classes,)``, `SPARED` where none."""
-    if isinstance(target, int):
-        if not 0 <= target < classes:
-            raise InputError(f"target {target} is not a class: the network has classes 0 to {classes - 1}")
-        return torch.full((classes,), target).index_fill(0, torch.tensor(target), SPARED)
-    wanted = torch.tensor(list(target), dtype=torch.int64)
-    if len(wanted) != classes or wanted.max() >= classes or wanted.min() < SPARED:
-        raise InputError(
-            f"target {list(target)}: each of the {classes} classes needs a wanted class of 0 to "
-            f"{classes - 1}, or {SPARED}"
-        )
-    if (wanted == torch.arange(classes)).any() or (wanted == SPARED).all():
-        raise InputError(f"target {list(target)}: at least one class, and none its own, must be attacked")
-    return wanted
+def _per_class(flags: Tensor, truth: Tensor, classes: int) -> tuple[Proportion, ...]:
+    return tuple(Proportion.of(flags[truth == label]) for label in range(classes))
 
 
 def _check_labels(dataset: ImageDataset | LabelledImages, classes: int) -> None:
@@ -171,15 +161,3 @@ def _check_labels(dataset: ImageDataset | LabelledImages, classes: int) -> None:
             f"labels reach from {int(dataset.labels.min())} to {int(dataset.labels.max())} and the network "
             f"has classes 0 to {classes - 1}: choose the data that it was trained for"
         )
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        network.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -1,0 +1,62 @@
+"""Running a network over clean and triggered images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from secateur.data import ImageDataset, InputConvention, LabelledImages, Stamping, stream
+from secateur.errors import ArchitectureError
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put `network` into evaluation mode without gradients while the block runs, each module for itself."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def batches(
+    dataset: ImageDataset | LabelledImages, chosen: Tensor, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images and labels at the indices `chosen`."""
+    if isinstance(dataset, ImageDataset):
+        return stream(dataset, batch_size, chosen)
+    return dataset.subset(chosen).batches(batch_size)
+
+
+def stamped(trigger: Stamping, images: Tensor) -> Tensor:
+    """Return `images` with the trigger, which is put on where a learned trigger is, else where they are."""
+    return trigger.stamp(_moved(images, trigger))
+
+
+def scores(network: nn.Module, convention: InputConvention, images: Tensor) -> Tensor:
+    """Return what the network answers to images in ``[0, 1]``, on its device.
+
+    Raises
+    ------
+    ArchitectureError
+        It does not answer with one row per image.
+    """
+    answer: object = network(convention.normalise(_moved(images, network)))
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(images):
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ArchitectureError(
+            f"a classifier answers {len(images)} images with {len(images)} rows, not {shape}"
+        )
+    return answer
+
+
+def _moved(images: Tensor, holder: object) -> Tensor:
+    if not isinstance(holder, nn.Module):
+        return images
+    held = next(chain(holder.parameters(), holder.buffers()), None)
+    return images if held is None else images.to(held.device)
