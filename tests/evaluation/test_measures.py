@@ -38,7 +38,8 @@ def test_the_interval_holds_the_rating_and_widens_with_the_level(counts):
     low, high = defence_effectiveness_interval(before, after)
     assert 0 <= low <= defence_effectiveness(before, after) <= high <= 1
     wider = defence_effectiveness_interval(before, after, 0.999)
-    assert wider[0] <= low and wider[1] >= high
+    assert wider[0] <= low
+    assert wider[1] >= high
 
 
 def test_without_an_attack_there_is_no_rating():
