@@ -1,6 +1,6 @@
 """What a network reveals when it is made to forget its clean task."""
 
-from secateur.expose.triggers import Inversion, InvertedTrigger, anomalies, success_of, suspect
+from secateur.expose.triggers import Inversion, InvertedTrigger, anomalies, success_of, suspect, typical_norm
 from secateur.expose.unlearning import (
     Exposure,
     Unlearning,
@@ -22,4 +22,5 @@ __all__ = [
     "predict",
     "success_of",
     "suspect",
+    "typical_norm",
 ]

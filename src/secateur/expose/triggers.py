@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
 from secateur.expose.unlearning import predict
+from secateur.models import Precision, autocast, check_precision
 from secateur.progress import Progress, Silent
 
 CONSISTENT = 1.4826
 """Makes the median absolute deviation an estimate of a normal distribution's standard deviation."""
-ANOMALOUS, SMALL = 3.0, 0.5
+ANOMALOUS, SMALL = 3.0, 0.6
 """A suspect's norm is so many deviations below the median, and at most this part of it."""
-SLACK = 0.1
+SLACK = 0.2
 """By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
 TINY = 1e-9
 OPAQUE = 2.0
@@ -81,17 +82,21 @@ class Inversion:
         Of the mask's size at first, above 0.
     factor
         By which the weight rises or falls in one step, above 1.
+    precision
+        Of forward passes.
     """
 
-    steps: int = 200
+    steps: int = 100
     rate: float = 0.1
-    batch_size: int = 64
+    batch_size: int = 32
     restarts: int = 1
     success: float = 0.97
     weight: float = 1e-3
     factor: float = 1.1
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if min(self.steps, self.batch_size, self.restarts) < 1:
             raise MethodError("inversion needs at least one step, one image per batch and one start")
         if self.rate <= 0 or self.weight <= 0 or self.factor <= 1 or not 0 < self.success < 1:
@@ -190,7 +195,8 @@ class Inversion:
             opened = torch.sigmoid(raw)
             mask, pattern = opened[:, None, :1], opened[:, None, 1:]
             stamped = ((1 - mask) * images + mask * pattern).flatten(0, 1)
-            output = network(convention.normalise(stamped))
+            with autocast(self.precision, device):
+                output = network(convention.normalise(stamped)).float()
             losses = F.cross_entropy(output, targets.flatten(), reduction="none").view_as(targets)
             norms = mask.sum((1, 2, 3, 4))
             optimizer.zero_grad(set_to_none=True)
@@ -254,6 +260,11 @@ def suspect(triggers: Sequence[InvertedTrigger]) -> InvertedTrigger | None:
     middle = statistics.median(trigger.norm for trigger in triggers)
     index, found = max(zip(anomalies(triggers), triggers, strict=True), key=lambda pair: pair[0])
     return found if index > ANOMALOUS and found.norm <= SMALL * middle else None
+
+
+def typical_norm(triggers: Sequence[InvertedTrigger], found: InvertedTrigger) -> float:
+    """Return the median norm of the triggers for other labels than that of `found`."""
+    return statistics.median(trigger.norm for trigger in triggers if trigger.label != found.label)
 
 
 def _of_other_classes(images: LabelledImages, label: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.data import InputConvention, LabelledImages
 from secateur.errors import MethodError
+from secateur.models import Precision, autocast, check_precision
 from secateur.progress import Progress, Silent
 
 
@@ -100,9 +101,8 @@ class Unlearning:
     dropout
         Whether dropout is active, as it is when the whole network is put in training mode. Normalisation
         always uses the statistics of the batch.
-    bfloat16
-        Whether forward passes run in bfloat16 where autocast allows it: faster on processors that support
-        it, with less precise gradients.
+    precision
+        Of forward passes; the answers that are counted are always computed in float32.
     """
 
     accuracy: float = 0.2
@@ -114,9 +114,10 @@ class Unlearning:
     batch_size: int = 128
     stride: float | None = None
     dropout: bool = True
-    bfloat16: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if not 0 <= self.accuracy < 1:
             raise MethodError(f"unlearning to accuracy {self.accuracy}: it must be at least 0 and below 1")
         if not (0 < self.rate < math.inf and 0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
@@ -173,7 +174,7 @@ class Unlearning:
             for _ in range(self.passes):
                 with batch_statistics(network, dropout=self.dropout):
                     for batch, labels in even_batches(images, self.batch_size, generator):
-                        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+                        with autocast(self.precision, device):
                             output = network(convention.normalise(batch.to(device))).float()
                         loss = -F.cross_entropy(output, labels.to(device))
                         optimizer.zero_grad(set_to_none=True)

@@ -10,6 +10,7 @@ from secateur.models.convention_check import (
 )
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.output import logits
+from secateur.models.precision import Precision, autocast, check_precision, uses_bfloat16
 from secateur.models.writing import write_weights
 from secateur.models.zoo import ZOO
 
@@ -17,15 +18,19 @@ __all__ = [
     "ZOO",
     "Checkpoint",
     "LoadedModel",
+    "Precision",
     "Source",
     "TriedConvention",
+    "autocast",
     "better_convention",
     "build",
     "check_convention",
+    "check_precision",
     "load_model",
     "logits",
     "read_checkpoint",
     "resolve",
     "try_conventions",
+    "uses_bfloat16",
     "write_weights",
 ]

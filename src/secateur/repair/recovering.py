@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.data import InputConvention, LabelledImages
 from secateur.errors import MethodError
 from secateur.expose import batch_statistics, dropout_seed, even_batches
+from secateur.models import Precision, autocast, check_precision
 from secateur.progress import Progress, Silent
 from secateur.units import Masks, UnitLayer, masked
 
@@ -52,8 +53,8 @@ class Recovering:
         Whether a norm's bias is masked with its weight; the published code masks the weight only.
     dropout
         Whether dropout is active. Normalisation always uses the statistics of the batch.
-    bfloat16
-        Whether forward passes run in bfloat16 where autocast allows it.
+    precision
+        Of forward passes.
     """
 
     rate: float = 0.2
@@ -63,9 +64,10 @@ class Recovering:
     batch_size: int = 128
     shift: bool = False
     dropout: bool = False
-    bfloat16: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         scales = (self.rate, self.loss_scale)
         if not (all(0 < scale < math.inf for scale in scales) and 0 <= self.momentum < 1):
             raise MethodError("recovering needs rate > 0, loss_scale > 0 and 0 <= momentum < 1, all finite")
@@ -115,7 +117,7 @@ class Recovering:
         ):
             for _ in range(self.passes):
                 for batch, labels in even_batches(images, self.batch_size, generator):
-                    with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+                    with autocast(self.precision, device):
                         output = network(convention.normalise(batch.to(device))).float()
                     loss = F.cross_entropy(output, labels.to(device))
                     optimizer.zero_grad(set_to_none=True)

@@ -2,9 +2,8 @@
 
 import copy
 import math
-import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -13,11 +12,11 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData, example_input
 from secateur.errors import MethodError
-from secateur.expose import Exposure, Inversion, InvertedTrigger, Unlearning, suspect
+from secateur.expose import Exposure, Inversion, InvertedTrigger, Unlearning, suspect, typical_norm
 from secateur.models import logits
 from secateur.progress import Progress, Silent
 from secateur.repair.choosing import Choice, Limits, Walk
-from secateur.repair.erasing import Erasing
+from secateur.repair.erasing import Erased, Erasing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
@@ -39,6 +38,8 @@ PAPER: dict[str, object] = {
     "shift": False,
     "inversion": None,
 }
+PROPOSED = 12
+"""Of more classes, a trigger is inverted for so many that the unlearned network answers most."""
 MOST_CLASSES = 100
 """Inverting a trigger for each of more classes would take too long."""
 
@@ -161,97 +162,110 @@ class RNP:
         _check_precision(network)
         with flushed_denormals():
             work = _working_copy(network)
-            discovery = discover(work, example_input(clean.convention).to(next(work.parameters()).device))
+            example = example_input(clean.convention).to(next(work.parameters()).device)
+            discovery = discover(work, example)
             if not discovery.total:
                 raise MethodError(
                     f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
                 )
-            if self.inversion and not any(layer.kind == "norm" for layer in discovery.layers):
-                return self._erase(
-                    network, work, discovery, clean, self.inversion, generator, progress, seconds
-                )
-            exposure, scores = self._expose(work, discovery, clean, generator, progress, seconds)
-            with _timed(seconds, "choosing"):
-                choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
-        notes = []
-        if not exposure.finite:
-            notes.append("Unlearning diverged and reveals nothing: lower its rate or set a stride.")
-        elif not exposure.reached:
-            notes.append(
-                f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
-                f"{self.unlearning.accuracy} asked for; its last state was used."
-            )
-        if choice.spared:
-            notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
-        return self._result(network, discovery, scores, choice, seconds, notes, exposure=exposure)
-
-    def _erase(
-        self,
-        original: nn.Module,
-        network: nn.Module,
-        discovery: Discovery,
-        clean: CleanData,
-        inversion: Inversion,
-        generator: torch.Generator,
-        progress: Progress,
-        seconds: dict[str, float],
-    ) -> Repair:
-        """Repair a network without batch normalisation by an inverted trigger, if one stands out.
-
-        `network` is a copy of `original` to work on.
-        """
-        example = example_input(clean.convention).to(next(network.parameters()).device)
-        limits = Limits(1.0 if self.budget is None else self.budget)
-        network.requires_grad_(False)
-        with logits(network, example):
-            classes = network(example).shape[1]
+            normed = any(layer.kind == "norm" for layer in discovery.layers)
+            exposure, unlearned = None, None
+            if normed or not self.inversion:
+                unlearned = copy.deepcopy(work)
+                with logits(unlearned, example), _timed(seconds, "unlearning"):
+                    exposure = self.unlearning(
+                        unlearned, clean.learn, clean.convention, generator=generator, progress=progress
+                    )
             triggers: tuple[InvertedTrigger, ...] = ()
-            if classes <= MOST_CLASSES:
-                with _timed(seconds, "inverting"):
-                    triggers = inversion(
-                        network,
-                        clean.learn,
-                        clean.choose,
-                        clean.convention,
-                        generator=generator,
-                        progress=progress,
+            if self.inversion:
+                with logits(work, example), _timed(seconds, "inverting"):
+                    triggers = self._invert(
+                        self.inversion, work, clean, exposure, example, generator, progress
                     )
             found = suspect(triggers)
-            notes = [_inversion_note(triggers, found, classes)]
-            with _timed(seconds, "choosing"):
-                if found:
-                    choice, scores = self.erasing(
-                        network,
+            notes = _unlearning_notes(exposure, self.unlearning)
+            if found:
+                with logits(work, example), _timed(seconds, "erasing"):
+                    erased = self.erasing(
+                        work,
                         discovery.layers,
                         found,
                         clean,
-                        budget=limits.budget,
+                        typical=typical_norm(triggers, found),
+                        budget=1.0 if self.budget is None else self.budget,
                         shift=self.shift,
+                        generator=generator,
                         progress=progress,
                     )
-                else:
-                    scores = torch.ones(discovery.total)
-                    learn, choose, convention = clean.learn, clean.choose, clean.convention
-                    walk = Walk(network, discovery.layers, learn, choose, convention, shift=self.shift)
-                    choice = walk.along([], None, limits, progress)
-        if found and not choice.pruned:
-            notes.append("None could be taken out within the budget.")
-        return self._result(original, discovery, scores, choice, seconds, notes, trigger=found)
+                choice, scores = erased.choice, erased.scores
+                notes += _erasing_notes(triggers, erased)
+            elif exposure is not None and unlearned is not None:
+                if triggers:
+                    notes.append(_nothing_small(triggers) + " The masks alone decided what to prune.")
+                scores = self._recover(
+                    work, unlearned, discovery, clean, example, generator, progress, seconds
+                )
+                with logits(work, example), _timed(seconds, "choosing"):
+                    choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
+                if choice.spared:
+                    notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
+            else:
+                notes.append(_no_way(triggers))
+                scores = torch.ones(discovery.total)
+                learn, choose, convention = clean.learn, clean.choose, clean.convention
+                with logits(work, example):
+                    walk = Walk(work, discovery.layers, learn, choose, convention, shift=self.shift)
+                    choice = walk.along([], None, Limits(), progress)
+        return self._result(
+            network, discovery, scores, choice, seconds, notes, exposure=exposure, trigger=found
+        )
 
-    def _expose(
+    def _invert(
+        self,
+        inversion: Inversion,
+        network: nn.Module,
+        clean: CleanData,
+        exposure: Exposure | None,
+        example: Tensor,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> tuple[InvertedTrigger, ...]:
+        """Invert a trigger for every label, of many for those that the unlearned network answers most."""
+        network.requires_grad_(False)
+        classes = network(example).shape[1]
+        labels = list(range(classes))
+        if exposure and classes > PROPOSED:
+            labels = sorted(labels, key=lambda label: -exposure.answers[label])[:PROPOSED]
+        if len(labels) > MOST_CLASSES:
+            return ()
+        return inversion(
+            network,
+            clean.learn,
+            clean.choose,
+            clean.convention,
+            generator=generator,
+            labels=labels,
+            progress=progress,
+        )
+
+    def _recover(
         self,
         network: nn.Module,
+        unlearned: nn.Module,
         discovery: Discovery,
         clean: CleanData,
+        example: Tensor,
         generator: torch.Generator,
         progress: Progress,
         seconds: dict[str, float],
-    ) -> tuple[Exposure, Tensor]:
-        """Unlearn and recover; return what that revealed and every unit's score, ``(total,)``."""
-        example = example_input(clean.convention).to(next(network.parameters()).device)
-
-        def recover(start: nn.Module, stage: str) -> Tensor:
-            with _timed(seconds, stage):
+    ) -> Tensor:
+        """Recover masks on the unlearned network and on the original; return every unit's score."""
+        parts = [(1 - self.original, unlearned, "recovering")]
+        if self.original:
+            parts.append((self.original, copy.deepcopy(network), "recovering the original"))
+        scores = torch.zeros(discovery.total)
+        for weight, start, stage in parts:
+            with logits(start, example), _timed(seconds, stage):
                 path = self.recovering(
                     start,
                     discovery.layers,
@@ -261,20 +275,8 @@ class RNP:
                     progress=progress,
                     stage=stage,
                 )
-            return path.mean if self.trajectory else path.last
-
-        unlearned = copy.deepcopy(network)
-        with logits(unlearned, example):
-            with _timed(seconds, "unlearning"):
-                exposure = self.unlearning(
-                    unlearned, clean.learn, clean.convention, generator=generator, progress=progress
-                )
-            scores = (1 - self.original) * recover(unlearned, "recovering")
-        if self.original:
-            original = copy.deepcopy(network)
-            with logits(original, example):
-                scores += self.original * recover(original, "recovering the original")
-        return exposure, scores
+            scores += weight * (path.mean if self.trajectory else path.last)
+        return scores
 
     def _limit(self, exposure: Exposure) -> float:
         """Return the score up to which units are suspects, lower where unlearning reveals no label."""
@@ -295,17 +297,12 @@ class RNP:
         suspects = order[scores[order] <= limit].tolist()
         suspicion = 1 - scores
         tolerances = None if self.spare is None else self.spare * suspicion / suspicion.max()
-        example = example_input(clean.convention).to(next(network.parameters()).device)
-        with logits(network, example):
-            walk = Walk(
-                network, discovery.layers, clean.learn, clean.choose, clean.convention, shift=self.shift
-            )
-            if self.budget is None:
-                limits = Limits()
-            else:
-                most = math.ceil(self.share * discovery.total)
-                limits = Limits(self.budget, LOSS_PER_POINT * self.budget, most)
-            return walk.along(suspects, tolerances, limits, progress)
+        walk = Walk(network, discovery.layers, clean.learn, clean.choose, clean.convention, shift=self.shift)
+        limits = Limits()
+        if self.budget is not None:
+            most = math.ceil(self.share * discovery.total)
+            limits = Limits(self.budget, LOSS_PER_POINT * self.budget, most)
+        return walk.along(suspects, tolerances, limits, progress)
 
     def _result(
         self,
@@ -349,24 +346,45 @@ class RNP:
         )
 
 
-def _inversion_note(
-    triggers: tuple[InvertedTrigger, ...], found: InvertedTrigger | None, classes: int
-) -> str:
+def _unlearning_notes(exposure: Exposure | None, unlearning: Unlearning) -> list[str]:
+    if exposure is None or (exposure.reached and exposure.finite):
+        return []
+    if not exposure.finite:
+        return ["Unlearning diverged and reveals nothing: lower its rate or set a stride."]
+    return [
+        f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
+        f"{unlearning.accuracy} asked for; its last state was used."
+    ]
+
+
+def _nothing_small(triggers: Sequence[InvertedTrigger]) -> str:
+    converged = sum(trigger.converged for trigger in triggers)
+    return (
+        f"A trigger was inverted for each of {len(triggers)} labels: {converged} converged, and none was "
+        "anomalously small."
+    )
+
+
+def _no_way(triggers: Sequence[InvertedTrigger]) -> str:
     reason = "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
     if not triggers:
-        return f"{reason}, and {classes} classes are too many to invert a trigger for each."
-    if found is None:
-        converged = sum(trigger.converged for trigger in triggers)
-        return (
-            f"{reason}. A trigger was inverted for each of {classes} labels instead: {converged} converged, "
-            "and none was anomalously small. Nothing was pruned."
-        )
-    typical = statistics.median(trigger.norm for trigger in triggers)
-    return (
-        f"{reason}. A trigger was inverted for each label instead: that of label {found.label} covers "
-        f"{found.norm:.1f} pixels, the median {typical:.1f}, and turned {100 * found.success:.0f} % of "
-        "held-out images. Units that answer it were looked for."
-    )
+        return f"{reason}, and its classes are too many to invert a trigger for each."
+    return f"{reason}. {_nothing_small(triggers)} Nothing was pruned."
+
+
+def _erasing_notes(triggers: Sequence[InvertedTrigger], erased: Erased) -> list[str]:
+    first, *again = erased.triggers
+    notes = [
+        f"A trigger was inverted for each of {len(triggers)} labels: that of label {first.label} covers "
+        f"{first.norm:.1f} pixels, that of a typical other label {typical_norm(triggers, first):.1f}, and it "
+        f"turned {100 * first.success:.0f} % of held-out images. Units that carry it were looked for."
+    ]
+    if again:
+        norms = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
+        notes.append(f"Inverted again for the same label on the pruned network, it covered {norms} pixels.")
+    if not erased.choice.pruned:
+        notes.append("No unit could be taken out within the budget.")
+    return notes
 
 
 def _check_precision(network: nn.Module) -> None:

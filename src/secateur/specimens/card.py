@@ -7,6 +7,7 @@ import torch
 
 from secateur import __version__
 from secateur.evaluation import Evaluation
+from secateur.models import uses_bfloat16
 from secateur.specimens.training import Training
 from secateur.statistics import Proportion
 
@@ -67,6 +68,6 @@ def circumstances(training: Training, device: str, seconds: float) -> dict[str, 
     return {
         "device": device,
         "threads": torch.get_num_threads(),
-        "bfloat16": training.uses_bfloat16(torch.device(device)),
+        "bfloat16": uses_bfloat16(training.precision, torch.device(device)),
         "seconds": round(seconds, 1),
     }

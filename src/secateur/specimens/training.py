@@ -3,10 +3,10 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,10 @@ from secateur.attacks import Attack, Control
 from secateur.attacks.attack import as_float
 from secateur.data import InputConvention, Stamping
 from secateur.errors import InputError, MethodError
+from secateur.models import Precision, autocast, check_precision
 from secateur.progress import Progress, Silent
 from secateur.specimens.state import read_state, write_state
 
-Precision = Literal["auto", "float32", "bfloat16"]
 STEPS_BETWEEN_FIGURES = 20
 """Reading a figure waits for the device, so it is not done at every step."""
 
@@ -76,16 +76,7 @@ class Training:
             raise MethodError("training needs rate > 0, weight_decay >= 0 and 0 <= momentum < 1, all finite")
         if not (0 <= self.warmup < 1 and 0 <= self.crop < 1):
             raise MethodError(f"warmup {self.warmup} and crop {self.crop} must be in [0, 1)")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise MethodError(f"precision {self.precision!r} must be auto, float32 or bfloat16")
-
-    def uses_bfloat16(self, device: torch.device) -> bool:
-        """Return whether forward passes on `device` run in bfloat16."""
-        if self.precision != "auto":
-            return self.precision == "bfloat16"
-        if device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -274,9 +265,7 @@ class _Run:
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, self.steps - rising)))
 
     def _precision(self) -> AbstractContextManager[object]:
-        if self.training.uses_bfloat16(self.device):
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+        return autocast(self.training.precision, self.device)
 
     def _save(self) -> None:
         # Several processes have several states of chance; only that of the first is kept.
