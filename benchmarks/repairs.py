@@ -107,6 +107,9 @@ def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
         "label": exposure.label if exposure else None,
         "share": exposure.share if exposure else None,
         "dominance": exposure.dominance if exposure else None,
+        "trigger": {"label": result.trigger.label, "norm": round(result.trigger.norm, 1)}
+        if result.trigger
+        else None,
         "stages": {name: round(value, 1) for name, value in result.seconds.items()},
     }
     if used is not None:

@@ -16,7 +16,7 @@ from secateur.expose import Exposure, Inversion, InvertedTrigger, Unlearning, su
 from secateur.models import logits
 from secateur.progress import Progress, Silent
 from secateur.repair.choosing import Choice, Limits, Walk
-from secateur.repair.erasing import Erased, Erasing
+from secateur.repair.erasing import Erasing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
@@ -56,8 +56,12 @@ class RNP:
     """Unlearn the clean task, recover it with masks, prune the units whose masks fall.
 
     The preset ``paper`` is Algorithm 1: one unlearned network, units whose last mask is at most the
-    threshold are pruned, their biases stay. The default differs in five ways, argued in
-    ``docs/decisions/0001-rnp-default.md``:
+    threshold are pruned, their biases stay.
+
+    The default first lets a trigger be inverted for every label (of many classes, for those that unlearning
+    points to). If one is anomalously small, the units that carry it, and triggers inverted anew after
+    them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``. If none is, masks decide,
+    in five ways other than the paper's (``docs/decisions/0001-rnp-default.md``):
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
       recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
@@ -67,9 +71,9 @@ class RNP:
     - held-out clean accuracy, against the budget, decides how far along the order to prune;
     - a pruned unit loses its bias too, so that the unit is really gone.
 
-    Networks without batch normalisation take another way, as unlearning and recovery reveal nothing reliable
-    of them: a trigger is inverted for every label, and if one is anomalously small, the units that answer it
-    are pruned (``docs/decisions/0002-networks-without-normalisation.md``).
+    Of networks without batch normalisation unlearning and masks reveal nothing reliable
+    (``docs/decisions/0002-networks-without-normalisation.md``): if no trigger is anomalously small, they are
+    left as they are.
 
     Attributes
     ----------
@@ -99,8 +103,8 @@ class RNP:
     shift
         Whether pruning zeroes a norm's bias with its weight.
     inversion, erasing
-        How triggers are inverted and their units chosen where no layer is a norm. Without an inversion such
-        networks are treated like all others.
+        How triggers are inverted, and the units that carry them are chosen. Without an inversion masks decide
+        in any case.
     """
 
     unlearning: Unlearning = GENTLE
@@ -156,127 +160,142 @@ class RNP:
         MethodError
             The network has no prunable unit, or its weights are not float32.
         """
-        generator = generator or torch.Generator().manual_seed(0)
-        progress = progress or Silent()
-        seconds: dict[str, float] = {}
         _check_precision(network)
         with flushed_denormals():
-            work = _working_copy(network)
-            example = example_input(clean.convention).to(next(work.parameters()).device)
-            discovery = discover(work, example)
-            if not discovery.total:
-                raise MethodError(
-                    f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
-                )
-            normed = any(layer.kind == "norm" for layer in discovery.layers)
-            exposure, unlearned = None, None
-            if normed or not self.inversion:
-                unlearned = copy.deepcopy(work)
-                with logits(unlearned, example), _timed(seconds, "unlearning"):
-                    exposure = self.unlearning(
-                        unlearned, clean.learn, clean.convention, generator=generator, progress=progress
-                    )
-            triggers: tuple[InvertedTrigger, ...] = ()
-            if self.inversion:
-                with logits(work, example), _timed(seconds, "inverting"):
-                    triggers = self._invert(
-                        self.inversion, work, clean, exposure, example, generator, progress
-                    )
+            case = _Case.of(network, clean, generator, progress)
+            exposure, unlearned = self._unlearn(case)
+            triggers = self._invert(case, exposure)
             found = suspect(triggers)
-            notes = _unlearning_notes(exposure, self.unlearning)
             if found:
-                with logits(work, example), _timed(seconds, "erasing"):
-                    erased = self.erasing(
-                        work,
-                        discovery.layers,
-                        found,
-                        clean,
-                        typical=typical_norm(triggers, found),
-                        budget=1.0 if self.budget is None else self.budget,
-                        shift=self.shift,
-                        generator=generator,
-                        progress=progress,
-                    )
-                choice, scores = erased.choice, erased.scores
-                notes += _erasing_notes(triggers, erased)
-            elif exposure is not None and unlearned is not None:
-                if triggers:
-                    notes.append(_nothing_small(triggers) + " The masks alone decided what to prune.")
-                scores = self._recover(
-                    work, unlearned, discovery, clean, example, generator, progress, seconds
-                )
-                with logits(work, example), _timed(seconds, "choosing"):
-                    choice = self._choose(work, discovery, clean, scores, self._limit(exposure), progress)
-                if choice.spared:
-                    notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
+                choice, scores = self._erase(case, triggers, found)
+            elif exposure and unlearned:
+                choice, scores = self._recover(case, exposure, unlearned, triggers)
             else:
-                notes.append(_no_way(triggers))
-                scores = torch.ones(discovery.total)
-                learn, choose, convention = clean.learn, clean.choose, clean.convention
-                with logits(work, example):
-                    walk = Walk(work, discovery.layers, learn, choose, convention, shift=self.shift)
-                    choice = walk.along([], None, Limits(), progress)
-        return self._result(
-            network, discovery, scores, choice, seconds, notes, exposure=exposure, trigger=found
-        )
+                choice, scores = self._leave(case, triggers)
+        return self._result(network, case, choice, scores, exposure, found)
 
-    def _invert(
-        self,
-        inversion: Inversion,
-        network: nn.Module,
-        clean: CleanData,
-        exposure: Exposure | None,
-        example: Tensor,
-        generator: torch.Generator,
-        progress: Progress,
-    ) -> tuple[InvertedTrigger, ...]:
-        """Invert a trigger for every label, of many for those that the unlearned network answers most."""
-        network.requires_grad_(False)
-        classes = network(example).shape[1]
-        labels = list(range(classes))
-        if exposure and classes > PROPOSED:
-            labels = sorted(labels, key=lambda label: -exposure.answers[label])[:PROPOSED]
-        if len(labels) > MOST_CLASSES:
+    def _unlearn(self, case: "_Case") -> tuple[Exposure, nn.Module] | tuple[None, None]:
+        """Unlearn on a copy, if that reveals something of the network."""
+        if self.inversion and not any(layer.kind == "norm" for layer in case.discovery.layers):
+            return None, None
+        unlearned = copy.deepcopy(case.network)
+        with case.stage("unlearning", unlearned):
+            exposure = self.unlearning(
+                unlearned,
+                case.clean.learn,
+                case.clean.convention,
+                generator=case.generator,
+                progress=case.progress,
+            )
+        if not exposure.finite:
+            case.notes.append("Unlearning diverged and reveals nothing: lower its rate or set a stride.")
+        elif not exposure.reached:
+            case.notes.append(
+                f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
+                f"{self.unlearning.accuracy} asked for; its last state was used."
+            )
+        return exposure, unlearned
+
+    def _invert(self, case: "_Case", exposure: Exposure | None) -> tuple[InvertedTrigger, ...]:
+        """Invert a trigger for every label; if there are many, for those that unlearning points to."""
+        if not self.inversion:
             return ()
-        return inversion(
-            network,
-            clean.learn,
-            clean.choose,
-            clean.convention,
-            generator=generator,
-            labels=labels,
-            progress=progress,
+        case.network.requires_grad_(False)
+        with case.stage("inverting"):
+            labels = list(range(case.network(case.example).shape[1]))
+            if exposure and len(labels) > PROPOSED:
+                labels = sorted(labels, key=lambda label: -exposure.answers[label])[:PROPOSED]
+            if len(labels) > MOST_CLASSES:
+                return ()
+            return self.inversion(
+                case.network,
+                case.clean.learn,
+                case.clean.choose,
+                case.clean.convention,
+                generator=case.generator,
+                labels=labels,
+                progress=case.progress,
+            )
+
+    def _erase(
+        self, case: "_Case", triggers: Sequence[InvertedTrigger], found: InvertedTrigger
+    ) -> tuple[Choice, Tensor]:
+        """Choose the units that carry the trigger found, and those that succeed it."""
+        typical = typical_norm(triggers, found)
+        with case.stage("erasing"):
+            erased = self.erasing(
+                case.network,
+                case.discovery.layers,
+                found,
+                case.clean,
+                typical=typical,
+                budget=self._budget,
+                shift=self.shift,
+                generator=case.generator,
+                progress=case.progress,
+            )
+        case.notes.append(
+            f"A trigger was inverted for each of {len(triggers)} labels: that of label {found.label} covers "
+            f"{found.norm:.1f} pixels, that of a typical other label {typical:.1f}, and it turned "
+            f"{100 * found.success:.0f} % of held-out images. Units that carry it were looked for."
         )
+        if again := erased.triggers[1:]:
+            norms = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
+            case.notes.append(
+                f"Inverted again for the same label on the pruned network, triggers covered {norms} pixels."
+            )
+        if not erased.choice.pruned:
+            case.notes.append("No unit could be taken out within the budget.")
+        return erased.choice, erased.scores
 
     def _recover(
         self,
-        network: nn.Module,
+        case: "_Case",
+        exposure: Exposure,
         unlearned: nn.Module,
-        discovery: Discovery,
-        clean: CleanData,
-        example: Tensor,
-        generator: torch.Generator,
-        progress: Progress,
-        seconds: dict[str, float],
-    ) -> Tensor:
-        """Recover masks on the unlearned network and on the original; return every unit's score."""
+        triggers: Sequence[InvertedTrigger],
+    ) -> tuple[Choice, Tensor]:
+        """Recover masks, on the unlearned network and on the original, and choose by them."""
         parts = [(1 - self.original, unlearned, "recovering")]
         if self.original:
-            parts.append((self.original, copy.deepcopy(network), "recovering the original"))
-        scores = torch.zeros(discovery.total)
+            parts.append((self.original, copy.deepcopy(case.network), "recovering the original"))
+        scores = torch.zeros(case.discovery.total)
         for weight, start, stage in parts:
-            with logits(start, example), _timed(seconds, stage):
+            with case.stage(stage, start):
                 path = self.recovering(
                     start,
-                    discovery.layers,
-                    clean.learn,
-                    clean.convention,
-                    generator=generator,
-                    progress=progress,
+                    case.discovery.layers,
+                    case.clean.learn,
+                    case.clean.convention,
+                    generator=case.generator,
+                    progress=case.progress,
                     stage=stage,
                 )
             scores += weight * (path.mean if self.trajectory else path.last)
-        return scores
+        with case.stage("choosing"):
+            choice = self._choose(case, scores, self._limit(exposure))
+        if triggers:
+            case.notes.append(f"{_nothing_small(triggers)} The masks alone decided what to prune.")
+        if choice.spared:
+            case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
+        return choice, scores
+
+    def _leave(self, case: "_Case", triggers: Sequence[InvertedTrigger]) -> tuple[Choice, Tensor]:
+        """Prune nothing, and say why."""
+        reason = (
+            "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
+        )
+        if triggers:
+            case.notes.append(f"{reason}. {_nothing_small(triggers)} Nothing was pruned.")
+        else:
+            case.notes.append(f"{reason}, and its classes are too many to invert a trigger for each.")
+        scores = torch.ones(case.discovery.total)
+        with case.stage("choosing"):
+            return self._choose(case, scores, -1.0), scores
+
+    @property
+    def _budget(self) -> float:
+        return 1.0 if self.budget is None else self.budget
 
     def _limit(self, exposure: Exposure) -> float:
         """Return the score up to which units are suspects, lower where unlearning reveals no label."""
@@ -284,77 +303,107 @@ class RNP:
             return self.threshold
         return self.threshold * min(1.0, max(0.0, exposure.dominance / self.dominance)) ** 2
 
-    def _choose(
-        self,
-        network: nn.Module,
-        discovery: Discovery,
-        clean: CleanData,
-        scores: Tensor,
-        limit: float,
-        progress: Progress,
-    ) -> Choice:
+    def _choose(self, case: "_Case", scores: Tensor, limit: float) -> Choice:
         order = scores.argsort(stable=True)
         suspects = order[scores[order] <= limit].tolist()
         suspicion = 1 - scores
-        tolerances = None if self.spare is None else self.spare * suspicion / suspicion.max()
-        walk = Walk(network, discovery.layers, clean.learn, clean.choose, clean.convention, shift=self.shift)
+        tolerances = None
+        if suspects and self.spare is not None:
+            tolerances = self.spare * suspicion / suspicion.max()
+        clean = case.clean
+        walk = Walk(
+            case.network,
+            case.discovery.layers,
+            clean.learn,
+            clean.choose,
+            clean.convention,
+            shift=self.shift,
+        )
         limits = Limits()
         if self.budget is not None:
-            most = math.ceil(self.share * discovery.total)
+            most = math.ceil(self.share * case.discovery.total)
             limits = Limits(self.budget, LOSS_PER_POINT * self.budget, most)
-        return walk.along(suspects, tolerances, limits, progress)
+        return walk.along(suspects, tolerances, limits, case.progress)
 
     def _result(
         self,
         network: nn.Module,
-        discovery: Discovery,
-        scores: Tensor,
+        case: "_Case",
         choice: Choice,
-        seconds: dict[str, float],
-        notes: list[str],
-        *,
-        exposure: Exposure | None = None,
-        trigger: InvertedTrigger | None = None,
+        scores: Tensor,
+        exposure: Exposure | None,
+        found: InvertedTrigger | None,
     ) -> Repair:
-        units = list(all_units(discovery.layers))
+        layers = case.discovery.layers
+        units = list(all_units(layers))
         scored = [ScoredUnit(units[k], float(scores[k])) for k in choice.pruned]
         recipe = Recipe.record(
             network.state_dict(),
-            discovery.layers,
+            layers,
             scored,
             method="rnp",
             architecture=type(network).__name__,
             gamma_only=not self.shift,
         )
-        repaired = prune(network, discovery.layers, [s.unit for s in scored], shift=self.shift)
+        repaired = prune(network, layers, [s.unit for s in scored], shift=self.shift)
         revealed = exposure is not None and exposure.finite
         return Repair(
             method="rnp",
             outcome="repaired" if scored else "nothing found" if revealed else "inconclusive",
             network=repaired.eval(),
             recipe=recipe,
-            discovery=discovery,
+            discovery=case.discovery,
             scores=scores,
             curve=choice.curve,
             chosen=choice.chosen,
-            budget=1.0 if self.budget is None else self.budget,
+            budget=self._budget,
             exposure=exposure,
-            seconds=seconds,
+            seconds=case.seconds,
             hyperparameters=asdict(self),
-            notes=tuple(notes),
-            trigger=trigger,
+            notes=tuple(case.notes),
+            trigger=found,
         )
 
 
-def _unlearning_notes(exposure: Exposure | None, unlearning: Unlearning) -> list[str]:
-    if exposure is None or (exposure.reached and exposure.finite):
-        return []
-    if not exposure.finite:
-        return ["Unlearning diverged and reveals nothing: lower its rate or set a stride."]
-    return [
-        f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
-        f"{unlearning.accuracy} asked for; its last state was used."
-    ]
+@dataclass
+class _Case:
+    """A network under repair and what its stages share."""
+
+    network: nn.Module
+    clean: CleanData
+    discovery: Discovery
+    example: Tensor
+    generator: torch.Generator
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        clean: CleanData,
+        generator: torch.Generator | None,
+        progress: Progress | None,
+    ) -> "_Case":
+        """Work on a copy, open to gradients, in the fastest memory layout."""
+        work = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=torch.channels_last)
+        example = example_input(clean.convention).to(next(work.parameters()).device)
+        discovery = discover(work, example)
+        if not discovery.total:
+            raise MethodError(
+                f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
+            )
+        generator = generator or torch.Generator().manual_seed(0)
+        return cls(work, clean, discovery, example, generator, progress or Silent())
+
+    @contextmanager
+    def stage(self, name: str, network: nn.Module | None = None) -> Iterator[None]:
+        """Let `network`, by default the one under repair, answer with logits, and take the time."""
+        start = time.perf_counter()
+        with logits(network or self.network, self.example):
+            yield
+        self.seconds[name] = time.perf_counter() - start
 
 
 def _nothing_small(triggers: Sequence[InvertedTrigger]) -> str:
@@ -365,28 +414,6 @@ def _nothing_small(triggers: Sequence[InvertedTrigger]) -> str:
     )
 
 
-def _no_way(triggers: Sequence[InvertedTrigger]) -> str:
-    reason = "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
-    if not triggers:
-        return f"{reason}, and its classes are too many to invert a trigger for each."
-    return f"{reason}. {_nothing_small(triggers)} Nothing was pruned."
-
-
-def _erasing_notes(triggers: Sequence[InvertedTrigger], erased: Erased) -> list[str]:
-    first, *again = erased.triggers
-    notes = [
-        f"A trigger was inverted for each of {len(triggers)} labels: that of label {first.label} covers "
-        f"{first.norm:.1f} pixels, that of a typical other label {typical_norm(triggers, first):.1f}, and it "
-        f"turned {100 * first.success:.0f} % of held-out images. Units that carry it were looked for."
-    ]
-    if again:
-        norms = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
-        notes.append(f"Inverted again for the same label on the pruned network, it covered {norms} pixels.")
-    if not erased.choice.pruned:
-        notes.append("No unit could be taken out within the budget.")
-    return notes
-
-
 def _check_precision(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
@@ -394,19 +421,6 @@ def _check_precision(network: nn.Module) -> None:
                 f"the weight {name} is {parameter.dtype}, and repairs work on torch.float32: "
                 "call `network.float()` first"
             )
-
-
-def _working_copy(network: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode with all weights open to gradients and the fastest memory layout."""
-    copied = copy.deepcopy(network).eval().requires_grad_(True)
-    return copied.to(memory_format=torch.channels_last)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
 
 
 @contextmanager
