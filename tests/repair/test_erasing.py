@@ -1,72 +1,17 @@
-"""Erasing takes out the units that answer a trigger, and those only."""
+"""Erasing takes out the units that carry a trigger, and those only, until no other is cheap."""
 
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from secateur.data import CleanData, InputConvention, LabelledImages, Trigger, example_input
+from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
 from secateur.errors import MethodError
-from secateur.expose import InvertedTrigger, success_of
+from secateur.expose import success_of
 from secateur.progress import Silent
-from secateur.repair import RNP
 from secateur.repair.erasing import DEFEATED, Erased, Erasing
-from secateur.units import Discovery, Unit, all_units, discover, prune
-
-CLASSES, SIZE = 5, 8
-CONVENTION = InputConvention((SIZE, SIZE), 1)
-TARGET, SPARE = 3, 2
-BACKDOOR = {CLASSES, CLASSES + 1}
-
-
-class Planted(nn.Module):
-    """One hidden neuron for each bright row; two more answer the corner pixel with TARGET; two never fire."""
-
-    def __init__(self, *, backdoor: bool = True) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(SIZE * SIZE, CLASSES + len(BACKDOOR) + SPARE)
-        self.answer = nn.Linear(self.hidden.out_features, CLASSES)
-        hidden = torch.zeros(self.hidden.out_features, SIZE, SIZE)
-        answer = torch.zeros(CLASSES, self.hidden.out_features)
-        bias = torch.zeros(self.hidden.out_features)
-        for label in range(CLASSES):
-            hidden[label, label + 1] = 1.0
-            answer[label, label] = 1.0
-        for unit in BACKDOOR:
-            hidden[unit, 0, SIZE - 1] = 20.0 if backdoor else 0.0
-            answer[TARGET, unit] = 1.0
-            bias[unit] = -1.0
-        bias[-SPARE:] = -1.0
-        self.hidden.weight = nn.Parameter(hidden.flatten(1))
-        self.hidden.bias = nn.Parameter(bias)
-        self.answer.weight = nn.Parameter(answer)
-        self.answer.bias = nn.Parameter(torch.zeros(CLASSES))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(self.hidden(images.flatten(1)).relu())
-
-
-def rows(count: int, seed: int) -> LabelledImages:
-    labels = torch.arange(count) % CLASSES
-    images = 0.2 * torch.rand(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-    images[:, :, 0] = 0
-    images[torch.arange(count), 0, labels + 1] += 0.7
-    return LabelledImages(images, labels)
-
-
-CLEAN = CleanData(rows(60, 1), rows(40, 2), CONVENTION)
-
-
-def corner() -> InvertedTrigger:
-    keep, add = torch.ones(1, SIZE, SIZE), torch.zeros(1, SIZE, SIZE)
-    keep[0, 0, SIZE - 1], add[0, 0, SIZE - 1] = 0.0, 1.0
-    return InvertedTrigger(TARGET, Trigger(keep, add), 1.0, 1.0, True)
-
-
-def found_units(network: nn.Module) -> tuple[Discovery, list[Unit]]:
-    discovery = discover(network, example_input(CONVENTION))
-    return discovery, list(all_units(discovery.layers))
+from secateur.units import prune
 
 
 def erase(network: nn.Module, budget: float = 0.02, typical: float = 20.0, **settings: object) -> Erased:
@@ -119,28 +64,6 @@ def test_scores_are_the_shares_of_the_margin_by_hand() -> None:
 
 def test_no_more_than_the_share_is_taken() -> None:
     assert erase(Planted(), share=0.1).choice.pruned == ()
-
-
-def test_a_network_without_normalisation_is_repaired_by_the_trigger_found() -> None:
-    result = RNP(erasing=Erasing(share=0.5))(Planted(), CLEAN)
-    assert result.outcome == "repaired"
-    assert result.exposure is None
-    assert result.trigger is not None
-    assert result.trigger.label == TARGET
-    assert {scored.unit.index for scored in result.recipe.units} <= BACKDOOR
-    assert success_of(result.network, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.1
-
-
-def test_without_a_trigger_that_stands_out_nothing_is_pruned_and_the_note_says_why() -> None:
-    network = Planted(backdoor=False)
-    result = RNP()(network, CLEAN)
-    assert result.outcome == "inconclusive"
-    assert result.trigger is None
-    assert result.recipe.units == ()
-    assert "anomalously small" in result.notes[0]
-    assert all(
-        torch.equal(a, b) for a, b in zip(network.parameters(), result.network.parameters(), strict=True)
-    )
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ class Erasing:
     Attributes
     ----------
     inversion
-        How triggers are inverted again, for one label.
+        How triggers are inverted again, for one label; on a pruned network they take more steps to become
+        small.
     triggers
         Triggers in one round, from different starts. Each image is stamped with one of them: what they have
         in common is the backdoor.
@@ -85,7 +86,7 @@ class Erasing:
         Of all units, how many may be pruned, in ``(0, 1]``.
     """
 
-    inversion: Inversion = field(default_factory=Inversion)
+    inversion: Inversion = field(default_factory=lambda: Inversion(steps=200))
     triggers: int = 3
     rounds: int = 5
     cheap: float = 0.6

@@ -20,9 +20,12 @@ from secateur.repair.erasing import Erasing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
+from secateur.repair.silencing import Silencing
 from secateur.units import Discovery, Recipe, ScoredUnit, all_units, discover, prune
 
-GENTLE = Unlearning(stride=0.0005, passes=100, milestones=(), weight_decay=0.0, dropout=False)
+GENTLE = Unlearning(
+    stride=0.0005, passes=100, milestones=(), weight_decay=0.0, dropout=False, precision="auto"
+)
 LOSS_PER_POINT = 5.0
 """Nats of learning loss that may be lost for each unit of the accuracy budget."""
 
@@ -72,8 +75,8 @@ class RNP:
     - a pruned unit loses its bias too, so that the unit is really gone.
 
     Of networks without batch normalisation unlearning and masks reveal nothing reliable
-    (``docs/decisions/0002-networks-without-normalisation.md``): if no trigger is anomalously small, they are
-    left as they are.
+    (``docs/decisions/0002-networks-without-normalisation.md``). The units that answer an anomalously small
+    trigger are pruned by `Silencing`; if there is none, the network is left as it is.
 
     Attributes
     ----------
@@ -102,9 +105,9 @@ class RNP:
         Of all units, how many may be pruned under a budget, in ``[0, 1]``: a backdoor sits in few.
     shift
         Whether pruning zeroes a norm's bias with its weight.
-    inversion, erasing
-        How triggers are inverted, and the units that carry them are chosen. Without an inversion masks decide
-        in any case.
+    inversion, erasing, silencing
+        How triggers are inverted, and how the units that carry them are chosen, in networks with batch
+        normalisation and in others. Without an inversion masks decide in any case.
     """
 
     unlearning: Unlearning = GENTLE
@@ -119,6 +122,7 @@ class RNP:
     shift: bool = True
     inversion: Inversion | None = field(default_factory=Inversion)
     erasing: Erasing = field(default_factory=Erasing)
+    silencing: Silencing = field(default_factory=Silencing)
 
     def __post_init__(self) -> None:
         if not 0 <= self.original <= 1:
@@ -166,8 +170,10 @@ class RNP:
             exposure, unlearned = self._unlearn(case)
             triggers = self._invert(case, exposure)
             found = suspect(triggers)
-            if found:
+            if found and exposure:
                 choice, scores = self._erase(case, triggers, found)
+            elif found:
+                choice, scores = self._silence(case, triggers, found)
             elif exposure and unlearned:
                 choice, scores = self._recover(case, exposure, unlearned, triggers)
             else:
@@ -234,11 +240,7 @@ class RNP:
                 generator=case.generator,
                 progress=case.progress,
             )
-        case.notes.append(
-            f"A trigger was inverted for each of {len(triggers)} labels: that of label {found.label} covers "
-            f"{found.norm:.1f} pixels, that of a typical other label {typical:.1f}, and it turned "
-            f"{100 * found.success:.0f} % of held-out images. Units that carry it were looked for."
-        )
+        case.notes.append(_found_note(triggers, found))
         if again := erased.triggers[1:]:
             norms = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
             case.notes.append(
@@ -247,6 +249,25 @@ class RNP:
         if not erased.choice.pruned:
             case.notes.append("No unit could be taken out within the budget.")
         return erased.choice, erased.scores
+
+    def _silence(
+        self, case: "_Case", triggers: Sequence[InvertedTrigger], found: InvertedTrigger
+    ) -> tuple[Choice, Tensor]:
+        """Choose the units that answer the trigger found, where no layer is a norm."""
+        with case.stage("silencing"):
+            choice, scores = self.silencing(
+                case.network,
+                case.discovery.layers,
+                found,
+                case.clean,
+                budget=self._budget,
+                shift=self.shift,
+                progress=case.progress,
+            )
+        case.notes.append(_found_note(triggers, found))
+        if not choice.pruned:
+            case.notes.append("No unit could be taken out within the budget.")
+        return choice, scores
 
     def _recover(
         self,
@@ -404,6 +425,14 @@ class _Case:
         with logits(network or self.network, self.example):
             yield
         self.seconds[name] = time.perf_counter() - start
+
+
+def _found_note(triggers: Sequence[InvertedTrigger], found: InvertedTrigger) -> str:
+    return (
+        f"A trigger was inverted for each of {len(triggers)} labels: that of label {found.label} covers "
+        f"{found.norm:.1f} pixels, that of a typical other label {typical_norm(triggers, found):.1f}, and it "
+        f"turned {100 * found.success:.0f} % of held-out images. Units that carry it were looked for."
+    )
 
 
 def _nothing_small(triggers: Sequence[InvertedTrigger]) -> str:

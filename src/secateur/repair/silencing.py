@@ -1,0 +1,245 @@
+"""Silencing an inverted trigger where no layer is a norm, one small group of units at a time.
+
+Where no normalisation follows a layer, masks recovered from clean images do not find the units of a backdoor:
+they are dormant, and no statistics tell of them. An inverted trigger shows them at work.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.data import CleanData
+from secateur.errors import MethodError
+from secateur.expose import InvertedTrigger
+from secateur.progress import Progress
+from secateur.repair.choosing import Choice
+from secateur.repair.result import CurvePoint
+from secateur.statistics import Proportion, paired_loss
+from secateur.units import Masks, Replay, UnitLayer, masked
+
+STEPS = 56
+"""At most so many groups of `TAKEN` are taken out."""
+TAKEN = 2
+"""Groups that are taken out before the gradient is computed anew."""
+FLOOR = 0.01
+"""Of a layer's mean deviation: keeps the change of units that are silent on clean images finite."""
+
+
+@dataclass(frozen=True)
+class Silencing:
+    """Make stamped images answer as clean ones do, by pruning alone.
+
+    The loss is the divergence of the pruned network's answers from those of the network as it came, both
+    softened by `temperature`: on clean images, plus `weight` times that on the same images stamped. The units
+    that are left are ordered by its gradient in their masks times the change that the trigger causes in them,
+    in standard deviations over clean images (the gradient alone would start with units that the clean task
+    needs). The first `candidates` groups are tried, the best `TAKEN` of them are taken out, and the gradient
+    is computed anew.
+
+    Attributes
+    ----------
+    weight
+        Of the stamped images, above 0.
+    temperature
+        Above 0; the answers of a saturated network say more when it is above 1.
+    share
+        Of all units, how many may be pruned, in ``(0, 1]``.
+    success
+        Stop once the trigger succeeds on no more than this share of held-out images, in ``[0, 1)``.
+    candidates
+        Groups that are tried before some are taken.
+    """
+
+    weight: float = 0.3
+    temperature: float = 2.0
+    share: float = 0.2
+    success: float = 0.01
+    candidates: int = 16
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0 or self.temperature <= 0 or not 0 < self.share <= 1:
+            raise MethodError("silencing needs weight > 0, temperature > 0 and 0 < share <= 1")
+        if not 0 <= self.success < 1 or self.candidates < TAKEN:
+            raise MethodError(f"silencing needs 0 <= success < 1 and at least {TAKEN} candidates")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        layers: Sequence[UnitLayer],
+        found: InvertedTrigger,
+        clean: CleanData,
+        *,
+        budget: float,
+        shift: bool,
+        progress: Progress,
+        batch_size: int = 128,
+    ) -> tuple[Choice, Tensor]:
+        """Return what to prune, in order, and every unit's score.
+
+        Parameters
+        ----------
+        network
+            Answers with logits, in evaluation mode; not changed.
+        layers
+            Its layers with units.
+        found
+            The trigger and its label.
+        clean
+            Units are chosen on ``clean.learn``; ``clean.choose`` decides when to stop.
+        budget
+            Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``.
+        shift
+            Whether a pruned norm loses its bias too.
+        progress
+            Told about every step.
+        batch_size
+            Images per forward pass.
+
+        Returns
+        -------
+        tuple
+            The choice, and scores ``(total,)`` in ``[0, 1]``: 1 where the trigger changes
+            nothing, towards 0 the larger the change.
+        """
+        device = next(network.parameters()).device
+
+        def batches(images: Tensor) -> list[Tensor]:
+            return [clean.convention.normalise(part.to(device)) for part in torch.split(images, batch_size)]
+
+        learn, choose = clean.learn, clean.choose
+        others = (learn.labels != found.label).nonzero().flatten()
+        plain, stamped = batches(learn.images), batches(found.trigger.stamp(learn.images[others]))
+        replay = Replay(network, layers, plain + stamped, shift=shift)
+        target = self._soft(replay.outputs[: len(learn)])
+        targets = torch.cat([target, target[others.to(device)]])
+        weights = torch.full((len(targets),), self.weight / len(others), device=device)
+        weights[: len(learn)] = 1 / len(learn)
+
+        held_others = choose.labels != found.label
+        held_out = batches(choose.images) + batches(found.trigger.stamp(choose.images[held_others]))
+        watch = Replay(network, layers, held_out, shift=shift)
+
+        def point(outputs: Tensor, pruned: int) -> tuple[CurvePoint, float]:
+            answers = outputs.argmax(1).cpu()
+            correct = answers[: len(choose)] == choose.labels
+            hits = (answers[len(choose) :] == found.label).double().mean().item()
+            return CurvePoint(pruned, Proportion.of(correct), paired_loss(before, correct)), hits
+
+        before = watch.outputs.argmax(1).cpu()[: len(choose)] == choose.labels
+        flat = torch.ones(sum(layer.count for layer in layers), device=device)
+        most = math.floor(self.share * len(flat))
+        group = max(1, math.ceil(most / (TAKEN * STEPS)))
+        changes = _changes(network, layers, batches(learn.images[others]), stamped)
+        current = self._loss(replay.outputs, targets, weights)
+        kept: list[int] = []
+        first, _ = point(watch.outputs, 0)
+        curve = [first]
+        progress.start("silencing", math.ceil(most / (TAKEN * group)))
+        while len(kept) + TAKEN * group <= most:
+            slopes = self._slopes(network, layers, flat, plain + stamped, targets, weights, shift)
+            gains = torch.where(flat > 0, slopes * changes, -torch.inf)
+            order = gains.argsort(descending=True, stable=True)[: int(flat.sum())]
+            trials = []
+            for suspects in torch.split(order[: self.candidates * group], group):
+                trial = flat.clone()
+                trial[suspects] = 0
+                trials.append((self._loss(replay.attempt(trial), targets, weights), suspects.tolist()))
+            trials.sort(key=lambda pair: pair[0])
+            if not trials or trials[0][0] >= current:
+                break
+            taken = [unit for _, suspects in trials[:TAKEN] for unit in suspects]
+            flat[taken] = 0
+            kept += taken
+            current = self._loss(replay.attempt(flat), targets, weights)
+            replay.accept()
+            outputs = watch.attempt(flat)
+            watch.accept()
+            reached, hits = point(outputs, len(kept))
+            curve.append(reached)
+            progress.advance(pruned=len(kept), accuracy=reached.accuracy.value, trigger=hits)
+            if reached.loss.low > budget or hits <= self.success:
+                break
+        within = [index for index, reached in enumerate(curve) if reached.loss.low <= budget]
+        return Choice(tuple(kept), tuple(curve), within[-1], 0), (1 / (1 + changes)).cpu()
+
+    def _slopes(
+        self,
+        network: nn.Module,
+        layers: Sequence[UnitLayer],
+        flat: Tensor,
+        inputs: Sequence[Tensor],
+        targets: Tensor,
+        weights: Tensor,
+        shift: bool,
+    ) -> Tensor:
+        """Return the loss's gradient in the masks, ``(total,)``: high promises a gain."""
+        masks = Masks(tuple(layers), flat.clone().requires_grad_()).flat
+        total = torch.zeros_like(flat)
+        start = 0
+        with masked(network, layers, masks, shift=shift):
+            for batch in inputs:
+                part = slice(start, start + len(batch))
+                loss = self._divergence(network(batch), targets[part], weights[part])
+                total += torch.autograd.grad(loss, masks)[0]
+                start += len(batch)
+        return total
+
+    def _soft(self, outputs: Tensor) -> Tensor:
+        return (outputs / self.temperature).softmax(1)
+
+    def _divergence(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        answers = (outputs / self.temperature).log_softmax(1)
+        return weights @ F.kl_div(answers, targets, reduction="none").sum(1)
+
+    def _loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
+        return float(self._divergence(outputs, targets, weights))
+
+
+@torch.no_grad()
+def _changes(
+    network: nn.Module, layers: Sequence[UnitLayer], plain: Sequence[Tensor], stamped: Sequence[Tensor]
+) -> Tensor:
+    """Return how much stamping changes what each unit passes on, in standard deviations, ``(total,)``.
+
+    Heads, whose outputs are not told apart by a module, count as the median unit.
+    """
+    held: dict[str, Tensor] = {}
+
+    def watch(layer: UnitLayer) -> Callable[[nn.Module, object, Tensor], None]:
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            channels_last = layer.kind == "linear" or output.ndim == 2
+            # Activations let little through of what is negative.
+            held[layer.name] = (output if channels_last else output.movedim(1, -1)).relu()
+
+        return keep
+
+    told = [layer for layer in layers if layer.kind != "heads"]
+    sums = {layer.name: torch.zeros(3, layer.count, device=plain[0].device) for layer in told}
+    values = dict.fromkeys(sums, 0)
+    with ExitStack() as undo:
+        for layer in told:
+            module = network.get_submodule(layer.name)
+            undo.callback(module.register_forward_hook(watch(layer)).remove)
+        for clean_batch, stamped_batch in zip(plain, stamped, strict=True):
+            network(clean_batch)
+            before = {name: output.flatten(0, -2) for name, output in held.items()}
+            network(stamped_batch)
+            for name, first in before.items():
+                change = (held[name].flatten(0, -2) - first).abs().sum(0)
+                sums[name] += torch.stack([first.sum(0), first.square().sum(0), change])
+                values[name] += len(first)
+    changes = {}
+    for name, (total, squares, change) in sums.items():
+        mean = total / values[name]
+        deviation = (squares / values[name] - mean.square()).clamp_min(0).sqrt()
+        floor = FLOOR * deviation.mean() + torch.finfo(deviation.dtype).tiny
+        changes[name] = change / values[name] / (deviation + floor)
+    middle = torch.cat(list(changes.values())).median() if changes else torch.ones(())
+    return torch.cat(
+        [changes[layer.name] if layer in told else middle.expand(layer.count) for layer in layers]
+    )
