@@ -180,26 +180,28 @@ def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages)
             print(specimen.name, key, shown, value["pruned"], f"{seconds:.0f} s", flush=True)
 
 
-def results(folder: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yield name, card and results of every specimen measured."""
+def results(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and results of every specimen measured."""
     for path in sorted(folder.glob("*.json")):
-        yield path.stem, json.loads((CARDS / path.name).read_text()), json.loads(path.read_text())
+        yield path.stem, json.loads(path.read_text())
 
 
 def specimen_table(folder: Path) -> str:
-    """Render how well every attack worked, as Markdown."""
+    """Render how well every attack worked from the cards in a folder, as Markdown."""
     lines = [
-        "| specimen | poisoned | epochs | ACC | ASR | RA | verdict | command |",
+        "| specimen | poisoned | epochs at rate | ACC | ASR | RA | verdict | made by |",
         "| --- " * 8 + "|",
     ]
-    for name, card, _ in results(folder):
+    for path in sorted(folder.glob("*.json")):
+        name, card = path.stem, json.loads(path.read_text())
         goal, training = card["recipe"]["goal"], card["recipe"]["training"]
         share = f"{100 * goal['rate']:g} %" if goal else "none"
         if goal and goal["cover_rate"]:
             share += f" + {100 * goal['cover_rate']:g} % covers"
         figures = [percent(card["measured"].get(measure)) for measure in ("acc", "asr", "ra")]
-        command = f"`secateur specimen --list benchmarks/specimens/small.toml --only {name} --out DIR`"
-        cells = (f"`{name}`", share, str(training["epochs"]), *figures, card["verdict"], command)
+        command = f"`secateur specimen --list $LIST --only {name}`"
+        epochs = f"{training['epochs']} at {training['rate']:g}"
+        cells = (f"`{name}`", share, epochs, *figures, card["verdict"], command)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -211,7 +213,7 @@ def repair_table(folder: Path) -> str:
         "default: ACC / ASR / RA | units | s |",
         "| --- " * 8 + "|",
     ]
-    for name, _, stored in results(folder):
+    for name, stored in results(folder):
         cells = [f"`{name}`", " / ".join(percent(stored["before"][m]) for m in ("acc", "asr", "ra"))]
         for preset in PRESETS:
             found = [value for key, value in stored["cells"].items() if key.startswith(f"{preset}|")]
@@ -230,7 +232,7 @@ def repair_table(folder: Path) -> str:
 def mean_line(folder: Path, preset: str) -> str:
     """Say what a preset comes to over all attacks: each specimen's median counts once."""
     asr, loss = [], []
-    for _, _, stored in results(folder):
+    for _, stored in results(folder):
         found = [value for key, value in stored["cells"].items() if key.startswith(f"{preset}|")]
         if found and found[0]["asr"]:
             asr.append(statistics.median(100 * value["asr"]["value"] for value in found))
@@ -277,7 +279,7 @@ def main() -> None:
                 read = read_images(dataset, Silent())
                 test = LabelledImages(read.images.float() / 255, read.labels)
             measure_all(folder, options, test)
-    print(specimen_table(options.out), repair_table(options.out), sep="\n\n")
+    print(specimen_table(CARDS), repair_table(options.out), sep="\n\n")
 
 
 if __name__ == "__main__":
