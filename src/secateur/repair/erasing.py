@@ -75,7 +75,8 @@ class Erasing:
     rounds
         At most so many.
     cheap
-        A trigger is worth erasing if its norm is at most this part of the typical norm, in ``(0, 1]``.
+        A trigger inverted again is worth erasing if its norm is at most this part of the typical norm, in
+        ``(0, 1]``.
     candidates, taken
         Groups that are tried, and taken out, with one gradient.
     success
@@ -89,7 +90,7 @@ class Erasing:
     inversion: Inversion = field(default_factory=lambda: Inversion(steps=200))
     triggers: int = 3
     rounds: int = 5
-    cheap: float = 0.6
+    cheap: float = 0.4
     candidates: int = 32
     taken: int = 2
     success: float = 0.03
@@ -154,7 +155,9 @@ class Erasing:
                 known += self._invert(
                     network, clean, found.label, self.triggers - len(known), generator, progress
                 )
-            worth_erasing = [t.trigger for t in known if t.converged and t.norm <= self.cheap * typical]
+            worth_erasing = [
+                t.trigger for t in known if t.converged and (not kept or t.norm <= self.cheap * typical)
+            ]
             if kept:
                 cheapest.append(min(known, key=lambda t: (not t.converged, t.norm)))
             known = ()
