@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from importlib.resources import files
@@ -163,6 +164,9 @@ def test_checks_not_run_follow_from_what_was_done() -> None:
     assert not any("ASR" in check for check in checks["evaluated"])
     assert any("target label" in check for check in checks["no exposure"])
     assert all(any("Trigger inversion" in check for check in found) for found in checks.values())
+    inverted = dataclasses.replace(make_repair(), seconds={"inverting": 1.0})
+    found = {item["check"] for item in make_evidence(inverted)["not_run"]}
+    assert not any("Trigger inversion" in check for check in found)
 
 
 def test_the_command_line_can_be_pasted() -> None:

@@ -144,7 +144,11 @@ def collect(
         "evaluation": _evaluation(evaluation) if evaluation else None,
         "seconds": repair.seconds,
         "notes": repair.notes,
-        "not_run": wording.not_run(unlearned=repair.exposure is not None, evaluated=evaluation is not None),
+        "not_run": wording.not_run(
+            unlearned=repair.exposure is not None,
+            inverted="inverting" in repair.seconds,
+            evaluated=evaluation is not None,
+        ),
         "limits": wording.LIMITS,
         "references": wording.REFERENCES,
         "weights": {

@@ -143,7 +143,7 @@ def exposure_statement(exposure: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def not_run(*, unlearned: bool, evaluated: bool) -> list[dict[str, str]]:
+def not_run(*, unlearned: bool, inverted: bool, evaluated: bool) -> list[dict[str, str]]:
     """Return the checks that a reader may expect, and why they were not made."""
     checks = []
     if not evaluated:
@@ -159,11 +159,14 @@ def not_run(*, unlearned: bool, evaluated: bool) -> list[dict[str, str]]:
         checks.append(
             {"check": "Exposure of the target label", "reason": "This repair did not unlearn the network."}
         )
+    if not inverted:
+        checks.append(
+            {
+                "check": "Trigger inversion (reconstructing the trigger from the network)",
+                "reason": "This repair did not invert triggers.",
+            }
+        )
     checks += [
-        {
-            "check": "Trigger inversion (reconstructing the trigger from the network)",
-            "reason": "Tried only on networks without batch normalisation; the notes say so where it was.",
-        },
         {
             "check": "Comparison with networks known to be clean",
             "reason": "None were given; without them, how unusual the revealed label is remains unknown.",
