@@ -1,6 +1,15 @@
 """What a network reveals when it is made to forget its clean task."""
 
-from secateur.expose.triggers import Inversion, InvertedTrigger, anomalies, success_of, suspect, typical_norm
+from secateur.expose.latent import LatentInversion, LatentTrigger
+from secateur.expose.triggers import (
+    Found,
+    Inversion,
+    InvertedTrigger,
+    anomalies,
+    success_of,
+    suspect,
+    typical_norm,
+)
 from secateur.expose.unlearning import (
     Exposure,
     Unlearning,
@@ -12,8 +21,11 @@ from secateur.expose.unlearning import (
 
 __all__ = [
     "Exposure",
+    "Found",
     "Inversion",
     "InvertedTrigger",
+    "LatentInversion",
+    "LatentTrigger",
     "Unlearning",
     "anomalies",
     "batch_statistics",

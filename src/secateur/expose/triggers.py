@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,41 @@ class InvertedTrigger:
     norm: float
     success: float
     converged: bool
+
+    def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+        """Return the network as it is, and the images stamped."""
+        return network, self.trigger.stamp(images)
+
+
+class Found(Protocol):
+    """What an inversion finds for a label, whether it sits in the image or in the network."""
+
+    @property
+    def label(self) -> int:
+        """The candidate."""
+        ...
+
+    @property
+    def norm(self) -> float:
+        """Size, comparable among triggers of one kind."""
+        ...
+
+    @property
+    def success(self) -> float:
+        """Share of held-out images of other classes that get the label, in ``[0, 1]``."""
+        ...
+
+    @property
+    def converged(self) -> bool:
+        """Whether that share is as large as was asked for."""
+        ...
+
+    def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+        """Return a network and images, ``(N, C, H, W)`` in ``[0, 1]``, on which the trigger is at work."""
+        ...
+
+
+AnyFound = TypeVar("AnyFound", bound=Found)
 
 
 @dataclass(frozen=True)
@@ -232,11 +268,11 @@ def success_of(
     network: nn.Module, trigger: Trigger, label: int, images: LabelledImages, convention: InputConvention
 ) -> float:
     """Return the share of images of other classes that `network` gives `label` once they are stamped."""
-    others = images.images[_of_other_classes(images, label)]
+    others = images_of_others(images, label)
     return float((predict(network, trigger.stamp(others), convention).argmax(1) == label).double().mean())
 
 
-def anomalies(triggers: Sequence[InvertedTrigger]) -> tuple[float, ...]:
+def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     """Return how far each norm lies below the median, in robust standard deviations (MAD).
 
     Norms are compared on a logarithmic scale; what did not converge is not below.
@@ -253,7 +289,7 @@ def anomalies(triggers: Sequence[InvertedTrigger]) -> tuple[float, ...]:
     )
 
 
-def suspect(triggers: Sequence[InvertedTrigger]) -> InvertedTrigger | None:
+def suspect(triggers: Sequence[AnyFound]) -> AnyFound | None:
     """Return the trigger that is anomalously small among those of all labels, if one is."""
     if not triggers:
         return None
@@ -262,9 +298,14 @@ def suspect(triggers: Sequence[InvertedTrigger]) -> InvertedTrigger | None:
     return found if index > ANOMALOUS and found.norm <= SMALL * middle else None
 
 
-def typical_norm(triggers: Sequence[InvertedTrigger], found: InvertedTrigger) -> float:
+def typical_norm(triggers: Sequence[Found], found: Found) -> float:
     """Return the median norm of the triggers for other labels than that of `found`."""
     return statistics.median(trigger.norm for trigger in triggers if trigger.label != found.label)
+
+
+def images_of_others(images: LabelledImages, label: int) -> Tensor:
+    """Return the images of all classes but one."""
+    return images.images[_of_other_classes(images, label)]
 
 
 def _of_other_classes(images: LabelledImages, label: int) -> Tensor:

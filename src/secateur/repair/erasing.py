@@ -5,30 +5,35 @@ works. So a trigger is inverted again on the pruned network, until that is no ch
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.data import CleanData, Trigger
+from secateur.data import CleanData
 from secateur.errors import MethodError
-from secateur.expose import Inversion, InvertedTrigger
+from secateur.expose import Found, Inversion, LatentInversion, LatentTrigger
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
 from secateur.repair.result import CurvePoint
 from secateur.statistics import Proportion, paired_loss
-from secateur.units import Replay, UnitLayer, masked
+from secateur.units import Replay, UnitLayer, all_units, masked, prune
 
 UNITS_PER_GROUP = 1024
 """Of so many units in all, each group that is tried holds one."""
+MEMORY = 1 << 30
+"""Bytes for the activations of images that units are tried on."""
 TRIED = 128
 """Units are tried on about so many clean and as many stamped images."""
 DEFEATED = -2.0
 """Margin at which a stamped image counts as safe; to push it further is worth nothing."""
 FREE = 0.002
 """Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
+RESTORED = -1.0
+"""Mean margin up to which triggers may recover when units that they do not need are put back."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Erased:
 
     choice: Choice
     scores: Tensor
-    triggers: tuple[InvertedTrigger, ...]
+    triggers: tuple[Found, ...]
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,15 @@ class Erasing:
     that it was trained on would not tell). Of the groups of units with the steepest gradient of the strength
     in their masks, `candidates` are taken out for trial; the `taken` ones with the best ratio of what the
     strength falls by to what the cost rises by go, and the gradient is computed anew. Once the triggers fail,
-    others are inverted on the pruned network, and so on, while one of them is as cheap as `cheap` times the
-    typical one, for at most `rounds` rounds.
+    units that they do not need are put back, the costliest first. Then others are inverted on the pruned
+    network, and so on, while one of them is as cheap as `cheap` times the typical one, for at most `rounds`
+    rounds.
 
     Attributes
     ----------
-    inversion
-        How triggers are inverted again, for one label; on a pruned network they take more steps to become
-        small.
+    inversion, latent
+        How triggers of the kind found are inverted again, for one label; on a pruned network patches take
+        more steps to become small.
     triggers
         Triggers in one round, from different starts. Each image is stamped with one of them: what they have
         in common is the backdoor.
@@ -88,6 +94,7 @@ class Erasing:
     """
 
     inversion: Inversion = field(default_factory=lambda: Inversion(steps=200))
+    latent: LatentInversion = field(default_factory=LatentInversion)
     triggers: int = 3
     rounds: int = 5
     cheap: float = 0.4
@@ -111,7 +118,7 @@ class Erasing:
         self,
         network: nn.Module,
         layers: Sequence[UnitLayer],
-        found: InvertedTrigger,
+        found: Found,
         clean: CleanData,
         *,
         typical: float,
@@ -144,71 +151,76 @@ class Erasing:
             Told about every step.
         """
         held = _HeldOut(network, layers, clean, shift)
+        units = list(all_units(layers))
         most = math.floor(self.share * held.total)
         flat = torch.ones(held.total, device=next(network.parameters()).device)
         carried = torch.zeros_like(flat)
         kept: list[int] = []
-        curve, cheapest = [held.point(flat, 0)], [found]
-        known: tuple[InvertedTrigger, ...] = (found,)
+        seen: list[Found] = [found]
+        erased: list[Found] = []
         for _ in range(self.rounds):
-            with masked(network, layers, flat, shift=shift):
-                known += self._invert(
-                    network, clean, found.label, self.triggers - len(known), generator, progress
-                )
-            worth_erasing = [
-                t.trigger for t in known if t.converged and (not kept or t.norm <= self.cheap * typical)
-            ]
+            pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
+            known = [] if kept else [found]
+            while len(known) < self.triggers:
+                known.append(self._invert(pruned, layers, found, clean, generator, progress))
             if kept:
-                cheapest.append(min(known, key=lambda t: (not t.converged, t.norm)))
-            known = ()
-            if not worth_erasing:
+                seen.append(min(known, key=lambda trigger: (not trigger.converged, trigger.norm)))
+                known = [trigger for trigger in known if trigger.norm <= self.cheap * typical]
+            known = [trigger for trigger in known if trigger.converged]
+            if not known:
                 break
-            stage = _Stage(self, network, layers, clean, found.label, worth_erasing, flat, shift)
+            stage = _Stage(self, network, layers, clean, known, flat, shift)
             progress.start("erasing", math.ceil(most / (self.taken * stage.group)))
             while stage.success > self.success:
                 slopes = stage.slopes(flat)
                 carried = torch.maximum(carried, slopes / max(stage.strength - DEFEATED, FREE))
-                units = stage.best(flat, slopes)[: most - len(kept)]
-                if not units:
+                taken = stage.best(flat, slopes)[: most - len(kept)]
+                if not taken:
                     break
-                flat[units] = 0
-                kept += units
+                flat[taken] = 0
+                kept += taken
                 stage.settle(flat)
-                curve.append(held.point(flat, len(kept)))
-                progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value, trigger=stage.success)
-                if curve[-1].loss.low > budget:
+                point = held.point(flat, len(kept))
+                progress.advance(pruned=len(kept), accuracy=point.accuracy.value, trigger=stage.success)
+                if point.loss.low > budget:
                     break
-            if stage.success > self.success:
+            failed = stage.success <= self.success
+            erased += known
+            needless = _Stage(self, network, layers, clean, erased, flat, shift).needless(flat, kept)
+            flat[needless] = 1
+            kept = [unit for unit in kept if unit not in needless]
+            if not failed or not kept or held.point(flat, len(kept)).loss.low > budget:
                 break
+        curve = held.curve(kept, self.taken * max(1, held.total // UNITS_PER_GROUP))
         within = [index for index, point in enumerate(curve) if point.loss.low <= budget]
         choice = Choice(tuple(kept), tuple(curve), within[-1], 0)
-        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), tuple(cheapest))
+        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), tuple(seen))
 
     def _invert(
         self,
         network: nn.Module,
+        layers: Sequence[UnitLayer],
+        found: Found,
         clean: CleanData,
-        label: int,
-        count: int,
         generator: torch.Generator,
         progress: Progress,
-    ) -> tuple[InvertedTrigger, ...]:
-        found: tuple[InvertedTrigger, ...] = ()
-        for _ in range(count):
-            found += self.inversion(
-                network,
-                clean.learn,
-                clean.choose,
-                clean.convention,
-                generator=generator,
-                labels=[label],
-                progress=progress,
-            )
-        return found
+    ) -> Found:
+        """Invert another trigger of the kind and for the label found."""
+        invert: Callable[..., tuple[Found, ...]] = partial(self.inversion, network)
+        if isinstance(found, LatentTrigger):
+            invert = partial(self.latent, network, layers)
+        return invert(
+            clean.learn,
+            clean.choose,
+            clean.convention,
+            generator=generator,
+            labels=[found.label],
+            progress=progress,
+        )[0]
 
 
 class _Stage:
-    """Images, clean and stamped, on which units are tried."""
+    """Images, clean ones and others that show triggers at work, on which units are tried."""
 
     def __init__(
         self,
@@ -216,41 +228,45 @@ class _Stage:
         network: nn.Module,
         layers: Sequence[UnitLayer],
         clean: CleanData,
-        label: int,
-        triggers: Sequence[Trigger],
+        triggers: Sequence[Found],
         flat: Tensor,
         shift: bool,
     ) -> None:
-        self._settings, self._network, self._layers = settings, network, layers
-        self._label, self._shift = label, shift
+        self._settings, self._layers = settings, layers
+        self._label, self._shift = triggers[0].label, shift
         self.group = max(1, len(flat) // UNITS_PER_GROUP)
         images = clean.learn.images
-        others = images[clean.learn.labels != label]
+        others = images[clean.learn.labels != self._label]
         every = max(1, len(images) // TRIED)
+        triggers = triggers[: len(others)]
         self._count = len(images[::every])
-        self._stamped = _batches(_in_turns(triggers, others), clean, flat.device)
-        tried = [images[::every], _in_turns(triggers, others[::every])]
-        inputs = [batch for part in tried for batch in _batches(part, clean, flat.device)]
-        self._replay = Replay(network, layers, inputs, shift=shift)
-        self._targets = self._soft(self._replay.outputs[: self._count])
+        self._memory = MEMORY // (1 + len(triggers))
+        self._shown = []
+        self._replays = [self._replay(network, images[::every], clean, flat)]
+        for start, trigger in enumerate(triggers):
+            changed, stamped = trigger.present(network, others[start :: len(triggers)])
+            self._shown.append((changed, _batches(stamped, clean, flat.device)))
+            self._replays.append(self._replay(changed, stamped[::every], clean, flat))
+        self._targets = self._soft(self._replays[0].outputs)
         self.settle(flat)
 
     def settle(self, flat: Tensor) -> None:
         """Measure with these units, from which on single ones are tried."""
-        outputs = self._replay.attempt(flat)
-        self._replay.accept()
-        self._cost, self.strength = self._measure(outputs)
-        answers = outputs[self._count :].argmax(1)
-        self.success = float((answers == self._label).double().mean())
+        outputs = self._attempt(flat)
+        for replay in self._replays:
+            replay.accept()
+        self._cost, self.strength, self.success = self._measure(outputs)
 
     def slopes(self, flat: Tensor) -> Tensor:
         """Return the gradient of the strength in the masks of the units left, ``(total,)``, 0 for others."""
         masks = flat.clone().requires_grad_()
-        total = torch.zeros_like(flat)
-        with masked(self._network, self._layers, masks, shift=self._shift):
-            for batch in self._stamped:
-                total += torch.autograd.grad(self._margins(self._network(batch)).sum(), masks)[0]
-        return flat * total / sum(len(batch) for batch in self._stamped)
+        total, count = torch.zeros_like(flat), 0
+        for network, batches in self._shown:
+            with masked(network, self._layers, masks, shift=self._shift):
+                for batch in batches:
+                    total += torch.autograd.grad(self._margins(network(batch)).sum(), masks)[0]
+                    count += len(batch)
+        return flat * total / count
 
     def best(self, flat: Tensor, slopes: Tensor) -> list[int]:
         """Return the units that weaken the triggers most for what they cost."""
@@ -258,19 +274,41 @@ class _Stage:
         order = left.argsort(descending=True, stable=True)[: int(flat.sum())]
         trials = []
         for units in torch.split(order[: self._settings.candidates * self.group], self.group):
-            trial = flat.clone()
-            trial[units] = 0
-            cost, strength = self._measure(self._replay.attempt(trial))
+            cost, strength, _ = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))
             if strength < self.strength:
                 worth = (self.strength - strength) / (max(cost - self._cost, 0.0) + FREE)
                 trials.append((worth, units.tolist()))
         trials.sort(key=lambda pair: pair[0], reverse=True)
         return [unit for _, units in trials[: self._settings.taken] for unit in units]
 
-    def _measure(self, outputs: Tensor) -> tuple[float, float]:
+    def needless(self, flat: Tensor, kept: Sequence[int]) -> list[int]:
+        """Return units, of those taken out, with which the triggers fail as well and clean answers gain."""
+        groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self.group)]
+        alone = [self._measure(self._attempt(_changed(flat, units, 1)))[0] for units in groups]
+        success = max(self.success, self._settings.success)
+        strength = max(self.strength, RESTORED)
+        cost, back = self._cost, list[int]()
+        for _, units in sorted(zip(alone, groups, strict=True)):
+            measured = self._measure(self._attempt(_changed(flat, [*back, *units], 1)))
+            if measured[0] < cost and measured[1] <= strength and measured[2] <= success:
+                cost = measured[0]
+                back += units
+        return back
+
+    def _replay(self, network: nn.Module, images: Tensor, clean: CleanData, flat: Tensor) -> Replay:
+        inputs = _batches(images, clean, flat.device)
+        return Replay(network, self._layers, inputs, shift=self._shift, memory=self._memory)
+
+    def _attempt(self, flat: Tensor) -> Tensor:
+        return torch.cat([replay.attempt(flat) for replay in self._replays])
+
+    def _measure(self, outputs: Tensor) -> tuple[float, float, float]:
+        """Return the cost, and the strength and success of the triggers."""
         answers = (outputs[: self._count] / self._settings.temperature).log_softmax(1)
         cost = F.kl_div(answers, self._targets, reduction="batchmean")
-        return float(cost), float(self._margins(outputs[self._count :]).mean())
+        shown = outputs[self._count :]
+        success = (shown.argmax(1) == self._label).double().mean()
+        return float(cost), float(self._margins(shown).mean()), float(success)
 
     def _margins(self, outputs: Tensor) -> Tensor:
         label = torch.arange(outputs.shape[1], device=outputs.device) == self._label
@@ -287,8 +325,8 @@ class _HeldOut:
     def __init__(
         self, network: nn.Module, layers: Sequence[UnitLayer], clean: CleanData, shift: bool
     ) -> None:
-        device = next(network.parameters()).device
-        batches = _batches(clean.choose.images, clean, device)
+        self._device = next(network.parameters()).device
+        batches = _batches(clean.choose.images, clean, self._device)
         self._replay = Replay(network, layers, batches, shift=shift)
         self._labels = clean.choose.labels
         self._before = self._correct(self._replay.outputs)
@@ -299,6 +337,15 @@ class _HeldOut:
         self._replay.accept()
         return CurvePoint(pruned, Proportion.of(correct), paired_loss(self._before, correct))
 
+    def curve(self, kept: Sequence[int], step: int) -> list[CurvePoint]:
+        """Return the accuracy after each group of `step` units."""
+        flat = torch.ones(self.total, device=self._device)
+        points = [self.point(flat, 0)]
+        for start in range(0, len(kept), step):
+            flat[list(kept[start : start + step])] = 0
+            points.append(self.point(flat, min(start + step, len(kept))))
+        return points
+
     def _correct(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(1).cpu() == self._labels
 
@@ -307,9 +354,7 @@ def _batches(images: Tensor, clean: CleanData, device: torch.device, size: int =
     return [clean.convention.normalise(part.to(device)) for part in torch.split(images, size)]
 
 
-def _in_turns(triggers: Sequence[Trigger], images: Tensor) -> Tensor:
-    """Stamp each image with one of the triggers."""
-    stamped = torch.empty_like(images)
-    for start, trigger in enumerate(triggers):
-        stamped[start :: len(triggers)] = trigger.stamp(images[start :: len(triggers)])
-    return stamped
+def _changed(flat: Tensor, units: Sequence[int], value: float) -> Tensor:
+    changed = flat.clone()
+    changed[list(units)] = value
+    return changed

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData, example_input
 from secateur.errors import MethodError
-from secateur.expose import Exposure, Inversion, InvertedTrigger, Unlearning, suspect, typical_norm
+from secateur.expose import (
+    Exposure,
+    Found,
+    Inversion,
+    InvertedTrigger,
+    LatentInversion,
+    LatentTrigger,
+    Unlearning,
+    suspect,
+    typical_norm,
+)
 from secateur.models import logits
 from secateur.progress import Progress, Silent
 from secateur.repair.choosing import Choice, Limits, Walk
@@ -62,9 +72,10 @@ class RNP:
     threshold are pruned, their biases stay.
 
     The default first lets a trigger be inverted for every label (of many classes, for those that unlearning
-    points to). If one is anomalously small, the units that carry it, and triggers inverted anew after
-    them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``. If none is, masks decide,
-    in five ways other than the paper's (``docs/decisions/0001-rnp-default.md``):
+    points to): a patch, and if none of these is anomalously small, a shift of early channels. If one is, the
+    units that carry it, and triggers inverted anew after them, are pruned: see `Erasing`, argued in
+    ``docs/decisions/0003-erasing.md``. If none is, masks decide, in five ways other than the paper's
+    (``docs/decisions/0001-rnp-default.md``):
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
       recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
@@ -105,9 +116,11 @@ class RNP:
         Of all units, how many may be pruned under a budget, in ``[0, 1]``: a backdoor sits in few.
     shift
         Whether pruning zeroes a norm's bias with its weight.
-    inversion, erasing, silencing
-        How triggers are inverted, and how the units that carry them are chosen, in networks with batch
-        normalisation and in others. Without an inversion masks decide in any case.
+    inversion, latent
+        How triggers are inverted: patches first, then shifts of early channels. Without an inversion masks
+        decide in any case.
+    erasing, silencing
+        How the units that carry triggers are chosen, in networks with batch normalisation and in others.
     """
 
     unlearning: Unlearning = GENTLE
@@ -115,12 +128,13 @@ class RNP:
     original: float = 1 / 3
     trajectory: bool = True
     threshold: float = 0.7
-    dominance: float | None = 0.4
+    dominance: float | None = 0.6
     spare: float | None = 0.01
     budget: float | None = 0.02
     share: float = 0.125
     shift: bool = True
     inversion: Inversion | None = field(default_factory=Inversion)
+    latent: LatentInversion = field(default_factory=LatentInversion)
     erasing: Erasing = field(default_factory=Erasing)
     silencing: Silencing = field(default_factory=Silencing)
 
@@ -168,14 +182,17 @@ class RNP:
         with flushed_denormals():
             case = _Case.of(network, clean, generator, progress)
             exposure, unlearned = self._unlearn(case)
-            triggers = self._invert(case, exposure)
-            found = suspect(triggers)
+            labels = self._candidates(case, exposure)
+            triggers = self._invert(case, labels)
+            small = suspect(triggers)
+            latent = () if small or not exposure else self._invert_latent(case, labels)
+            found = small or suspect(latent)
             if found and exposure:
-                choice, scores = self._erase(case, triggers, found)
-            elif found:
-                choice, scores = self._silence(case, triggers, found)
+                choice, scores = self._erase(case, latent or triggers, found)
+            elif small:
+                choice, scores = self._silence(case, triggers, small)
             elif exposure and unlearned:
-                choice, scores = self._recover(case, exposure, unlearned, triggers)
+                choice, scores = self._recover(case, exposure, unlearned, triggers, latent)
             else:
                 choice, scores = self._leave(case, triggers)
         return self._result(network, case, choice, scores, exposure, found)
@@ -202,17 +219,22 @@ class RNP:
             )
         return exposure, unlearned
 
-    def _invert(self, case: "_Case", exposure: Exposure | None) -> tuple[InvertedTrigger, ...]:
-        """Invert a trigger for every label; if there are many, for those that unlearning points to."""
+    def _candidates(self, case: "_Case", exposure: Exposure | None) -> list[int]:
+        """Return the labels to invert triggers for: all, or of many those that unlearning points to."""
         if not self.inversion:
+            return []
+        with case.stage("inverting"):
+            labels = list(range(case.network(case.example).shape[1]))
+        if exposure and len(labels) > PROPOSED:
+            return sorted(labels, key=lambda label: -exposure.answers[label])[:PROPOSED]
+        return labels if len(labels) <= MOST_CLASSES else []
+
+    def _invert(self, case: "_Case", labels: Sequence[int]) -> tuple[InvertedTrigger, ...]:
+        """Invert a patch for every label."""
+        if not (self.inversion and labels):
             return ()
         case.network.requires_grad_(False)
         with case.stage("inverting"):
-            labels = list(range(case.network(case.example).shape[1]))
-            if exposure and len(labels) > PROPOSED:
-                labels = sorted(labels, key=lambda label: -exposure.answers[label])[:PROPOSED]
-            if len(labels) > MOST_CLASSES:
-                return ()
             return self.inversion(
                 case.network,
                 case.clean.learn,
@@ -223,9 +245,23 @@ class RNP:
                 progress=case.progress,
             )
 
-    def _erase(
-        self, case: "_Case", triggers: Sequence[InvertedTrigger], found: InvertedTrigger
-    ) -> tuple[Choice, Tensor]:
+    def _invert_latent(self, case: "_Case", labels: Sequence[int]) -> tuple[LatentTrigger, ...]:
+        """Invert a shift of early channels for every label, where pruning takes away the shift as well."""
+        if not (self.shift and labels):
+            return ()
+        with case.stage("inverting shifts"):
+            return self.latent(
+                case.network,
+                case.discovery.layers,
+                case.clean.learn,
+                case.clean.choose,
+                case.clean.convention,
+                generator=case.generator,
+                labels=labels,
+                progress=case.progress,
+            )
+
+    def _erase(self, case: "_Case", triggers: Sequence[Found], found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
         typical = typical_norm(triggers, found)
         with case.stage("erasing"):
@@ -242,9 +278,9 @@ class RNP:
             )
         case.notes.append(_found_note(triggers, found))
         if again := erased.triggers[1:]:
-            norms = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
+            sizes = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
             case.notes.append(
-                f"Inverted again for the same label on the pruned network, triggers covered {norms} pixels."
+                f"On the pruned network, triggers inverted again for the same label {_extent(found, sizes)}."
             )
         if not erased.choice.pruned:
             case.notes.append("No unit could be taken out within the budget.")
@@ -275,6 +311,7 @@ class RNP:
         exposure: Exposure,
         unlearned: nn.Module,
         triggers: Sequence[InvertedTrigger],
+        latent: Sequence[LatentTrigger],
     ) -> tuple[Choice, Tensor]:
         """Recover masks, on the unlearned network and on the original, and choose by them."""
         parts = [(1 - self.original, unlearned, "recovering")]
@@ -297,6 +334,11 @@ class RNP:
             choice = self._choose(case, scores, self._limit(exposure))
         if triggers:
             case.notes.append(f"{_nothing_small(triggers)} The masks alone decided what to prune.")
+        if latent:
+            converged = sum(trigger.converged for trigger in latent)
+            case.notes.append(
+                f"Nor was the smallest shift of early channels for any label: {converged} converged."
+            )
         if choice.spared:
             case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return choice, scores
@@ -353,7 +395,7 @@ class RNP:
         choice: Choice,
         scores: Tensor,
         exposure: Exposure | None,
-        found: InvertedTrigger | None,
+        found: InvertedTrigger | LatentTrigger | None,
     ) -> Repair:
         layers = case.discovery.layers
         units = list(all_units(layers))
@@ -424,15 +466,22 @@ class _Case:
         start = time.perf_counter()
         with logits(network or self.network, self.example):
             yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _found_note(triggers: Sequence[InvertedTrigger], found: InvertedTrigger) -> str:
+def _found_note(triggers: Sequence[Found], found: Found) -> str:
+    typical = _extent(found, f"{typical_norm(triggers, found):.1f}")
     return (
-        f"A trigger was inverted for each of {len(triggers)} labels: that of label {found.label} covers "
-        f"{found.norm:.1f} pixels, that of a typical other label {typical_norm(triggers, found):.1f}, and it "
+        f"A trigger was inverted for each of {len(triggers)} labels: that of label {found.label} "
+        f"{_extent(found, f'{found.norm:.1f}')}, that of a typical other label {typical}; it "
         f"turned {100 * found.success:.0f} % of held-out images. Units that carry it were looked for."
     )
+
+
+def _extent(found: Found, sizes: str) -> str:
+    if isinstance(found, LatentTrigger):
+        return f"shifts early channels by {sizes} standard deviations"
+    return f"covers {sizes} pixels"
 
 
 def _nothing_small(triggers: Sequence[InvertedTrigger]) -> str:
