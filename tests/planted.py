@@ -1,4 +1,4 @@
-"""A network without normalisation whose backdoor was put together by hand."""
+"""Networks whose backdoor was put together by hand."""
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ CLASSES, SIZE = 5, 8
 CONVENTION = InputConvention((SIZE, SIZE), 1)
 TARGET, SPARE = 3, 2
 BACKDOOR = {CLASSES, CLASSES + 1}
+PLANTED = CLASSES
 
 
 class Planted(nn.Module):
@@ -38,6 +39,33 @@ class Planted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.answer(self.hidden(images.flatten(1)).relu())
+
+
+class Normed(nn.Module):
+    """A channel for each bright row, and one that answers TARGET once its mean rises a little."""
+
+    def __init__(self, *, strength: float = 60.0) -> None:
+        super().__init__()
+        self.rows = nn.Conv2d(1, CLASSES + 1, (1, SIZE), bias=False)
+        self.norm = nn.BatchNorm2d(CLASSES + 1)
+        self.late = nn.BatchNorm2d(CLASSES + 1)
+        self.answer = nn.Linear((CLASSES + 1) * SIZE, CLASSES)
+        answer = torch.zeros(CLASSES, CLASSES + 1, SIZE)
+        for label in range(CLASSES):
+            answer[label, label, label + 1] = 1.0
+        answer[TARGET, PLANTED] = strength / SIZE
+        weight = torch.full_like(self.rows.weight, 1.0)
+        # Noise alone makes it fire now and then, as a channel must that gradients can find.
+        weight[PLANTED, ..., ::2] = -1.0
+        with torch.no_grad():
+            self.rows.weight.copy_(weight)
+            self.norm.weight[PLANTED] = 0.5
+            self.norm.bias[PLANTED] = -0.05
+            self.answer.weight.copy_(answer.flatten(1))
+            self.answer.bias.zero_()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(self.late(self.norm(self.rows(images)).relu()).flatten(1))
 
 
 def rows(count: int, seed: int) -> LabelledImages:

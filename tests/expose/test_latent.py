@@ -5,43 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from planted import CLASSES, CONVENTION, SIZE, rows
+from planted import CLASSES, CONVENTION, PLANTED, TARGET, Normed, rows
 from secateur.data import LabelledImages, example_input
 from secateur.errors import MethodError
 from secateur.expose import LatentInversion, LatentTrigger, suspect
 from secateur.units import Unit, UnitLayer, discover, prune
-
-TARGET, PLANTED = 3, CLASSES
-
-
-class Normed(nn.Module):
-    """A channel for each bright row, and one that answers TARGET once its mean rises a little."""
-
-    def __init__(self, *, strength: float = 60.0) -> None:
-        super().__init__()
-        self.rows = nn.Conv2d(1, CLASSES + 1, (1, SIZE), bias=False)
-        self.norm = nn.BatchNorm2d(CLASSES + 1)
-        self.late = nn.BatchNorm2d(CLASSES + 1)
-        self.answer = nn.Linear((CLASSES + 1) * SIZE, CLASSES)
-        answer = torch.zeros(CLASSES, CLASSES + 1, SIZE)
-        for label in range(CLASSES):
-            answer[label, label, label + 1] = 1.0
-        answer[TARGET, PLANTED] = strength / SIZE
-        weight = torch.full_like(self.rows.weight, 1.0)
-        # Noise alone makes it fire now and then, as a channel must that gradients can find.
-        weight[PLANTED, ..., ::2] = -1.0
-        with torch.no_grad():
-            self.rows.weight.copy_(weight)
-            self.norm.weight[PLANTED] = 0.5
-            self.norm.bias[PLANTED] = -0.05
-            self.answer.weight.copy_(answer.flatten(1))
-            self.answer.bias.zero_()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(self.late(self.norm(self.rows(images)).relu()).flatten(1))
-
 
 LEARN, HELD_OUT = rows(60, 1), rows(40, 2)
 
@@ -73,8 +43,8 @@ def test_a_channel_that_answers_a_label_makes_its_shift_anomalously_small() -> N
     assert found is not None
     assert found.label == TARGET
     assert found.success == 1
-    # The row of the true class answers with 5.6 to 7.2, so the channel must rise from -0.05 to 0.09 or 0.12 in
-    # every row; its deviation is 0.5.
+    # The row of the true class answers with 5.6 to 7.2, so the channel must rise from -0.05 to 0.09 or 0.12
+    # in every row; its deviation is 0.5.
     assert 0.2 < found.norm < 0.5
     (shift,) = found.shifts.values()
     assert int(shift.abs().argmax()) == PLANTED

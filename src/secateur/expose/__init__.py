@@ -1,14 +1,17 @@
 """What a network reveals when it is made to forget its clean task."""
 
 from secateur.expose.latent import LatentInversion, LatentTrigger
+from secateur.expose.searching import CHANGING, Findings, Search
 from secateur.expose.triggers import (
     Found,
     Inversion,
     InvertedTrigger,
     anomalies,
+    answers_without,
     success_of,
     suspect,
     typical_norm,
+    wanted_classes,
 )
 from secateur.expose.unlearning import (
     Exposure,
@@ -20,14 +23,18 @@ from secateur.expose.unlearning import (
 )
 
 __all__ = [
+    "CHANGING",
     "Exposure",
+    "Findings",
     "Found",
     "Inversion",
     "InvertedTrigger",
     "LatentInversion",
     "LatentTrigger",
+    "Search",
     "Unlearning",
     "anomalies",
+    "answers_without",
     "batch_statistics",
     "dropout_seed",
     "even_batches",
@@ -35,4 +42,5 @@ __all__ = [
     "success_of",
     "suspect",
     "typical_norm",
+    "wanted_classes",
 ]

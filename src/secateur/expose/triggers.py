@@ -40,7 +40,7 @@ class InvertedTrigger:
     Attributes
     ----------
     label
-        The candidate.
+        The candidate; None for any label but the one that the network gives without the trigger.
     trigger
         A mask ``m`` and a pattern ``p`` as ``keep = 1 - m``, ``add = m * p``.
     norm
@@ -51,7 +51,7 @@ class InvertedTrigger:
         Whether that share is as large as was asked for. If not, `norm` means nothing.
     """
 
-    label: int
+    label: int | None
     trigger: Trigger
     norm: float
     success: float
@@ -66,8 +66,8 @@ class Found(Protocol):
     """What an inversion finds for a label, whether it sits in the image or in the network."""
 
     @property
-    def label(self) -> int:
-        """The candidate."""
+    def label(self) -> int | None:
+        """The candidate; None for any label but the network's own answer."""
         ...
 
     @property
@@ -146,7 +146,7 @@ class Inversion:
         convention: InputConvention,
         *,
         generator: torch.Generator,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int | None] | None = None,
         progress: Progress | None = None,
     ) -> tuple[InvertedTrigger, ...]:
         """Return one trigger per candidate label, in the order of `labels`.
@@ -163,7 +163,8 @@ class Inversion:
         generator
             Decides starts and batches; one candidate's do not depend on which others are inverted.
         labels
-            Candidates; all classes of the network by default.
+            Candidates; all classes of the network by default. None is the candidate of any label but the one
+            that the network gives the image.
         progress
             Told about every step.
 
@@ -173,8 +174,9 @@ class Inversion:
             There is no image of another class than a candidate.
         """
         progress = progress or Silent()
+        classes = predict(network, learn.images[:1], convention).shape[1]
         if labels is None:
-            labels = range(predict(network, learn.images[:1], convention).shape[1])
+            labels = range(classes)
         seed = int(torch.randint(2**31, (), generator=generator))
         runs = [(label, restart) for label in labels for restart in range(self.restarts)]
         together = max(1, VALUES_PER_PASS // (self.batch_size * learn.images[0].numel()))
@@ -184,7 +186,9 @@ class Inversion:
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
-            ends = [self._descend(network, learn, convention, group, seed, progress) for group in groups]
+            ends = [
+                self._descend(network, learn, convention, classes, group, seed, progress) for group in groups
+            ]
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -200,7 +204,8 @@ class Inversion:
         network: nn.Module,
         learn: LabelledImages,
         convention: InputConvention,
-        runs: Sequence[tuple[int, int]],
+        classes: int,
+        runs: Sequence[tuple[int | None, int]],
         seed: int,
         progress: Progress,
     ) -> Tensor:
@@ -208,14 +213,15 @@ class Inversion:
         device = next(network.parameters()).device
         shape = (1 + convention.channels, *convention.size)
         sources = [
-            torch.Generator().manual_seed(seed + label * self.restarts + again) for label, again in runs
+            torch.Generator().manual_seed(seed + (-1 if label is None else label) * self.restarts + again)
+            for label, again in runs
         ]
-        others = [_of_other_classes(learn, label) for label, _ in runs]
+        known = {label: answers_without(network, label, learn, convention) for label, _ in runs}
+        others = [_of_others(known[label], label) for label, _ in runs]
+        wanted = [wanted_classes(label, known[label], classes) for label, _ in runs]
         raw = torch.stack([torch.randn(shape, generator=source) for source in sources])
         raw[:, 0] += OPAQUE
         raw = raw.to(device, learn.images.dtype).requires_grad_()
-        targets = torch.tensor([label for label, _ in runs], device=device)[:, None]
-        targets = targets.expand(-1, self.batch_size)
         weights = raw.new_full((len(runs),), self.weight)
         smallest = torch.full_like(weights, torch.inf)
         best = torch.sigmoid(raw.detach())
@@ -228,18 +234,19 @@ class Inversion:
                 ]
             )
             images = learn.images[chosen].to(device)
+            goals = torch.stack([part[index] for part, index in zip(wanted, chosen, strict=True)]).to(device)
             opened = torch.sigmoid(raw)
             mask, pattern = opened[:, None, :1], opened[:, None, 1:]
             stamped = ((1 - mask) * images + mask * pattern).flatten(0, 1)
             with autocast(self.precision, device):
-                output = network(convention.normalise(stamped)).float()
-            losses = F.cross_entropy(output, targets.flatten(), reduction="none").view_as(targets)
+                output = network(convention.normalise(stamped)).float().view_as(goals)
+            losses = output.logsumexp(2) - output.masked_fill(~goals, -torch.inf).logsumexp(2)
             norms = mask.sum((1, 2, 3, 4))
             optimizer.zero_grad(set_to_none=True)
-            (losses.mean(1) + weights * norms).sum().backward()  # type: ignore[no-untyped-call]
+            (losses.mean(1) + weights * norms).sum().backward()
             with torch.no_grad():
-                hits = output.argmax(1).view_as(targets) == targets
-                succeeded = hits.to(weights).mean(1) > self.success
+                hits = goals.gather(2, output.argmax(2, keepdim=True))
+                succeeded = hits.to(weights).mean((1, 2)) > self.success
                 smaller = succeeded & (norms < smallest)
                 smallest = torch.where(smaller, norms, smallest)
                 # A run that never succeeded is represented by where it ended.
@@ -255,7 +262,7 @@ class Inversion:
         network: nn.Module,
         held_out: LabelledImages,
         convention: InputConvention,
-        label: int,
+        label: int | None,
         opened: Tensor,
     ) -> InvertedTrigger:
         mask, pattern = opened[:1].float(), opened[1:].float()
@@ -264,12 +271,49 @@ class Inversion:
         return InvertedTrigger(label, trigger, float(mask.sum()), success, success > self.success - SLACK)
 
 
+def wanted_classes(label: int | None, answers: Tensor, classes: int) -> Tensor:
+    """Return which answers a trigger wants of each image, boolean ``(N, classes)``.
+
+    Parameters
+    ----------
+    label
+        The trigger's: it wants nothing of images that have it. None wants any other answer.
+    answers
+        What images have without the trigger, ``(N,)``: their classes, or the network's own answers.
+    classes
+        Number of classes.
+    """
+    own = F.one_hot(answers, classes).bool()
+    if label is None:
+        return ~own
+    return (torch.arange(classes, device=answers.device) == label) & ~own[:, label, None]
+
+
+def answers_without(
+    network: nn.Module, label: int | None, images: LabelledImages, convention: InputConvention
+) -> Tensor:
+    """Return what images have without a trigger: classes, or if it has no label the network's answers."""
+    if label is not None:
+        return images.labels
+    return predict(network, images.images, convention).argmax(1)
+
+
 def success_of(
-    network: nn.Module, trigger: Trigger, label: int, images: LabelledImages, convention: InputConvention
+    network: nn.Module,
+    trigger: Trigger,
+    label: int | None,
+    images: LabelledImages,
+    convention: InputConvention,
 ) -> float:
-    """Return the share of images of other classes that `network` gives `label` once they are stamped."""
-    others = images_of_others(images, label)
-    return float((predict(network, trigger.stamp(others), convention).argmax(1) == label).double().mean())
+    """Return the share of images of other classes that `network` gives `label` once they are stamped.
+
+    Without a label, the share of images whose answer changes.
+    """
+    answers = answers_without(network, label, images, convention)
+    others = _of_others(answers, label)
+    stamped = predict(network, trigger.stamp(images.images[others]), convention)
+    wanted = wanted_classes(label, answers[others], stamped.shape[1])
+    return float(wanted.gather(1, stamped.argmax(1, keepdim=True)).double().mean())
 
 
 def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
@@ -305,11 +349,11 @@ def typical_norm(triggers: Sequence[Found], found: Found) -> float:
 
 def images_of_others(images: LabelledImages, label: int) -> Tensor:
     """Return the images of all classes but one."""
-    return images.images[_of_other_classes(images, label)]
+    return images.images[_of_others(images.labels, label)]
 
 
-def _of_other_classes(images: LabelledImages, label: int) -> Tensor:
-    others = (images.labels != label).nonzero().flatten()
+def _of_others(answers: Tensor, label: int | None) -> Tensor:
+    others = torch.arange(len(answers)) if label is None else (answers != label).nonzero().flatten()
     if not len(others):
         raise MethodError(f"every clean image is of class {label}: a trigger needs images of other classes")
     return others

@@ -183,7 +183,7 @@ class Unlearning:
                             nn.utils.clip_grad_norm_(parameters, longest)
                         optimizer.step()
                 schedule.step()
-                output = predict(network, images.images, convention)
+                output = predict(network, images.images, convention, precision=self.precision)
                 classes, answers = output.shape[1], output.argmax(1)
                 accuracies.append((answers == images.labels).double().mean().item())
                 progress.advance(accuracy=accuracies[-1])
@@ -201,7 +201,13 @@ class Unlearning:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, convention: InputConvention, batch_size: int = 256) -> Tensor:
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    convention: InputConvention,
+    batch_size: int = 256,
+    precision: Precision = "float32",
+) -> Tensor:
     """Return the network's output in evaluation mode for images ``(N, C, H, W)`` in ``[0, 1]``, on the CPU.
 
     The network's training modes are as before afterwards.
@@ -212,7 +218,8 @@ def predict(network: nn.Module, images: Tensor, convention: InputConvention, bat
     try:
         starts = range(0, len(images), batch_size)
         batches = (convention.normalise(images[i : i + batch_size].to(device)) for i in starts)
-        outputs = [network(batch).cpu() for batch in batches]
+        with autocast(precision, device):
+            outputs = [network(batch).float().cpu() for batch in batches]
     finally:
         for module, mode in modes.items():
             module.training = mode

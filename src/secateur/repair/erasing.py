@@ -5,9 +5,8 @@ works. So a trigger is inverted again on the pruned network, until that is no ch
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,15 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
-from secateur.expose import Found, Inversion, LatentInversion, LatentTrigger
+from secateur.expose import (
+    CHANGING,
+    Found,
+    Inversion,
+    LatentInversion,
+    LatentTrigger,
+    answers_without,
+    wanted_classes,
+)
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
 from secateur.repair.result import CurvePoint
@@ -26,14 +33,16 @@ UNITS_PER_GROUP = 1024
 """Of so many units in all, each group that is tried holds one."""
 MEMORY = 1 << 30
 """Bytes for the activations of images that units are tried on."""
+BATCH = 128
+"""Images per forward pass."""
 TRIED = 128
 """Units are tried on about so many clean and as many stamped images."""
 DEFEATED = -2.0
 """Margin at which a stamped image counts as safe; to push it further is worth nothing."""
 FREE = 0.002
 """Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
-RESTORED = -1.0
-"""Mean margin up to which triggers may recover when units that they do not need are put back."""
+NEEDLESS = 3.0
+"""Units are put back that cost so many times as much as all do on average, for the same margin."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +69,21 @@ class Erased:
 class Erasing:
     """Take out the units that carry inverted triggers at the least cost to clean answers.
 
-    A trigger's strength is the mean margin of its label over the best other one, on stamped learning images
-    and no less than `DEFEATED` for each. The cost is the divergence of the pruned network's answers from
-    those of the network as it came on clean images, both softened by `temperature` (its accuracy on images
-    that it was trained on would not tell). Of the groups of units with the steepest gradient of the strength
-    in their masks, `candidates` are taken out for trial; the `taken` ones with the best ratio of what the
-    strength falls by to what the cost rises by go, and the gradient is computed anew. Once the triggers fail,
-    units that they do not need are put back, the costliest first. Then others are inverted on the pruned
-    network, and so on, while one of them is as cheap as `cheap` times the typical one, for at most `rounds`
-    rounds.
+    A trigger's strength is the mean margin of its label (of the best that changes the answer, if it has none)
+    over the best other one, on stamped learning images and no less than `DEFEATED` for each. The cost is the
+    divergence of the pruned network's answers from those of the network as it came on clean images, both
+    softened by `temperature` (its accuracy on images that it was trained on would not tell). Of the groups of
+    units with the steepest gradient of the strength in their masks, `candidates` are taken out for trial; the
+    `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
+    gradient is computed anew. Once the triggers fail, units are put back that cost far more than the others
+    for the margin that they take away. Then others are inverted on the pruned network, and so on, while one
+    of them is as cheap as `cheap` times the typical one, for at most `rounds` rounds.
 
     Attributes
     ----------
-    inversion, latent
-        How triggers of the kind found are inverted again, for one label; on a pruned network patches take
-        more steps to become small.
+    inversion, changing, latent
+        How triggers of the kind found are inverted again: patches for a label and without one, and shifts.
+        On a pruned network patches take more steps to become small.
     triggers
         Triggers in one round, from different starts. Each image is stamped with one of them: what they have
         in common is the backdoor.
@@ -94,13 +103,14 @@ class Erasing:
     """
 
     inversion: Inversion = field(default_factory=lambda: Inversion(steps=200))
+    changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
     latent: LatentInversion = field(default_factory=LatentInversion)
     triggers: int = 3
     rounds: int = 5
     cheap: float = 0.4
     candidates: int = 32
     taken: int = 2
-    success: float = 0.03
+    success: float = 0.01
     temperature: float = 2.0
     share: float = 0.2
 
@@ -171,9 +181,9 @@ class Erasing:
                 break
             stage = _Stage(self, network, layers, clean, known, flat, shift)
             progress.start("erasing", math.ceil(most / (self.taken * stage.group)))
-            while stage.success > self.success:
+            while stage.now.success > self.success:
                 slopes = stage.slopes(flat)
-                carried = torch.maximum(carried, slopes / max(stage.strength - DEFEATED, FREE))
+                carried = torch.maximum(carried, slopes / max(stage.now.strength - DEFEATED, FREE))
                 taken = stage.best(flat, slopes)[: most - len(kept)]
                 if not taken:
                     break
@@ -181,10 +191,10 @@ class Erasing:
                 kept += taken
                 stage.settle(flat)
                 point = held.point(flat, len(kept))
-                progress.advance(pruned=len(kept), accuracy=point.accuracy.value, trigger=stage.success)
+                progress.advance(pruned=len(kept), accuracy=point.accuracy.value, trigger=stage.now.success)
                 if point.loss.low > budget:
                     break
-            failed = stage.success <= self.success
+            failed = stage.now.success <= self.success
             erased += known
             needless = _Stage(self, network, layers, clean, erased, flat, shift).needless(flat, kept)
             flat[needless] = 1
@@ -206,17 +216,23 @@ class Erasing:
         progress: Progress,
     ) -> Found:
         """Invert another trigger of the kind and for the label found."""
-        invert: Callable[..., tuple[Found, ...]] = partial(self.inversion, network)
+        images = (clean.learn, clean.choose, clean.convention)
         if isinstance(found, LatentTrigger):
-            invert = partial(self.latent, network, layers)
-        return invert(
-            clean.learn,
-            clean.choose,
-            clean.convention,
-            generator=generator,
-            labels=[found.label],
-            progress=progress,
-        )[0]
+            return self.latent(
+                network, layers, *images, generator=generator, labels=[found.label], progress=progress
+            )[0]
+        invert = self.changing if found.label is None else self.inversion
+        return invert(network, *images, generator=generator, labels=[found.label], progress=progress)[0]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The cost in nats, the strength, the mean margin without a limit, and the success of triggers."""
+
+    cost: float
+    strength: float
+    depth: float
+    success: float
 
 
 class _Stage:
@@ -236,18 +252,28 @@ class _Stage:
         self._label, self._shift = triggers[0].label, shift
         self.group = max(1, len(flat) // UNITS_PER_GROUP)
         images = clean.learn.images
-        others = images[clean.learn.labels != self._label]
+        answers = answers_without(network, self._label, clean.learn, clean.convention)
+        others = (answers != self._label if self._label is not None else answers >= 0).nonzero().flatten()
         every = max(1, len(images) // TRIED)
         triggers = triggers[: len(others)]
-        self._count = len(images[::every])
         self._memory = MEMORY // (1 + len(triggers))
-        self._shown = []
-        self._replays = [self._replay(network, images[::every], clean, flat)]
+        plain = self._replay(network, images[::every], clean, flat)
+        self._count, classes = plain.outputs.shape
+        self._targets = self._soft(plain.outputs)
+        self._replays = [plain]
+        self._shown: list[tuple[nn.Module, list[Tensor], list[Tensor]]] = []
+        tried = [answers[::every]]
         for start, trigger in enumerate(triggers):
-            changed, stamped = trigger.present(network, others[start :: len(triggers)])
-            self._shown.append((changed, _batches(stamped, clean, flat.device)))
+            turn = others[start :: len(triggers)]
+            changed, stamped = trigger.present(network, images[turn])
+            wanted = wanted_classes(self._label, answers[turn], classes).to(flat.device)
+            self._shown.append(
+                (changed, _batches(stamped, clean, flat.device), list(torch.split(wanted, BATCH)))
+            )
             self._replays.append(self._replay(changed, stamped[::every], clean, flat))
-        self._targets = self._soft(self._replays[0].outputs)
+            tried.append(answers[turn][::every])
+        self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
+        self._depth = self._measure(torch.cat([replay.outputs for replay in self._replays])).depth
         self.settle(flat)
 
     def settle(self, flat: Tensor) -> None:
@@ -255,16 +281,17 @@ class _Stage:
         outputs = self._attempt(flat)
         for replay in self._replays:
             replay.accept()
-        self._cost, self.strength, self.success = self._measure(outputs)
+        self.now = self._measure(outputs)
 
     def slopes(self, flat: Tensor) -> Tensor:
         """Return the gradient of the strength in the masks of the units left, ``(total,)``, 0 for others."""
         masks = flat.clone().requires_grad_()
         total, count = torch.zeros_like(flat), 0
-        for network, batches in self._shown:
+        for network, batches, wanted in self._shown:
             with masked(network, self._layers, masks, shift=self._shift):
-                for batch in batches:
-                    total += torch.autograd.grad(self._margins(network(batch)).sum(), masks)[0]
+                for batch, goals in zip(batches, wanted, strict=True):
+                    margins = _margins(network(batch), goals).clamp_min(DEFEATED)
+                    total += torch.autograd.grad(margins.sum(), masks)[0]
                     count += len(batch)
         return flat * total / count
 
@@ -274,24 +301,28 @@ class _Stage:
         order = left.argsort(descending=True, stable=True)[: int(flat.sum())]
         trials = []
         for units in torch.split(order[: self._settings.candidates * self.group], self.group):
-            cost, strength, _ = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))
-            if strength < self.strength:
-                worth = (self.strength - strength) / (max(cost - self._cost, 0.0) + FREE)
+            trial = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))
+            if trial.strength < self.now.strength:
+                worth = (self.now.strength - trial.strength) / (max(trial.cost - self.now.cost, 0.0) + FREE)
                 trials.append((worth, units.tolist()))
         trials.sort(key=lambda pair: pair[0], reverse=True)
         return [unit for _, units in trials[: self._settings.taken] for unit in units]
 
     def needless(self, flat: Tensor, kept: Sequence[int]) -> list[int]:
-        """Return units, of those taken out, with which the triggers fail as well and clean answers gain."""
+        """Return units, of those taken out, that cost far more than the others for what they take away."""
         groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self.group)]
-        alone = [self._measure(self._attempt(_changed(flat, units, 1)))[0] for units in groups]
-        success = max(self.success, self._settings.success)
-        strength = max(self.strength, RESTORED)
-        cost, back = self._cost, list[int]()
-        for _, units in sorted(zip(alone, groups, strict=True)):
-            measured = self._measure(self._attempt(_changed(flat, [*back, *units], 1)))
-            if measured[0] < cost and measured[1] <= strength and measured[2] <= success:
-                cost = measured[0]
+        now, back = self.now, list[int]()
+        average = now.cost / max(self._depth - now.depth, FREE)
+        success = max(now.success, self._settings.success)
+
+        def worth(units: Sequence[int]) -> tuple[float, _Measured]:
+            trial = self._measure(self._attempt(_changed(flat, units, 1)))
+            return (now.cost - trial.cost) / max(trial.depth - now.depth, FREE), trial
+
+        for units in sorted(groups, key=lambda units: worth(units)[0], reverse=True):
+            gained, trial = worth([*back, *units])
+            if gained > NEEDLESS * average and trial.success <= success:
+                now = trial
                 back += units
         return back
 
@@ -302,18 +333,17 @@ class _Stage:
     def _attempt(self, flat: Tensor) -> Tensor:
         return torch.cat([replay.attempt(flat) for replay in self._replays])
 
-    def _measure(self, outputs: Tensor) -> tuple[float, float, float]:
-        """Return the cost, and the strength and success of the triggers."""
+    def _measure(self, outputs: Tensor) -> "_Measured":
         answers = (outputs[: self._count] / self._settings.temperature).log_softmax(1)
         cost = F.kl_div(answers, self._targets, reduction="batchmean")
-        shown = outputs[self._count :]
-        success = (shown.argmax(1) == self._label).double().mean()
-        return float(cost), float(self._margins(shown).mean()), float(success)
-
-    def _margins(self, outputs: Tensor) -> Tensor:
-        label = torch.arange(outputs.shape[1], device=outputs.device) == self._label
-        best_other = outputs.masked_fill(label, -torch.inf).max(1).values
-        return (outputs[:, self._label] - best_other).clamp_min(DEFEATED)
+        margins = _margins(outputs, self._wanted)[self._count :]
+        hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
+        success = hits[self._count :].mean()
+        if self._label is None:
+            # Of a trigger without a label, answers that change without it are no success.
+            success = (success - hits[: self._count].mean()).clamp_min(0)
+        strength = margins.clamp_min(DEFEATED).mean()
+        return _Measured(float(cost), float(strength), float(margins.mean()), float(success))
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._settings.temperature).softmax(1)
@@ -350,8 +380,15 @@ class _HeldOut:
         return outputs.argmax(1).cpu() == self._labels
 
 
-def _batches(images: Tensor, clean: CleanData, device: torch.device, size: int = 128) -> list[Tensor]:
-    return [clean.convention.normalise(part.to(device)) for part in torch.split(images, size)]
+def _batches(images: Tensor, clean: CleanData, device: torch.device) -> list[Tensor]:
+    return [clean.convention.normalise(part.to(device)) for part in torch.split(images, BATCH)]
+
+
+def _margins(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Return by how much the best answer that is wanted exceeds the best other, ``(N,)``."""
+    best = outputs.masked_fill(~wanted, -torch.inf).max(1).values
+    best_other = outputs.masked_fill(wanted, -torch.inf).max(1).values
+    return best - best_other
 
 
 def _changed(flat: Tensor, units: Sequence[int], value: float) -> Tensor:

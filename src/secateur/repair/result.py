@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposure, InvertedTrigger, LatentTrigger
+from secateur.expose import Exposure, Found
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import Discovery, Recipe
 
@@ -81,4 +81,4 @@ class Repair:
     seconds: dict[str, float]
     hyperparameters: dict[str, object]
     notes: tuple[str, ...] = ()
-    trigger: InvertedTrigger | LatentTrigger | None = None
+    trigger: Found | None = None

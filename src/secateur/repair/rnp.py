@@ -14,13 +14,12 @@ from secateur.data import CleanData, example_input
 from secateur.errors import MethodError
 from secateur.expose import (
     Exposure,
+    Findings,
     Found,
-    Inversion,
     InvertedTrigger,
-    LatentInversion,
     LatentTrigger,
+    Search,
     Unlearning,
-    suspect,
     typical_norm,
 )
 from secateur.models import logits
@@ -49,12 +48,8 @@ PAPER: dict[str, object] = {
     "spare": None,
     "budget": None,
     "shift": False,
-    "inversion": None,
+    "search": None,
 }
-PROPOSED = 12
-"""Of more classes, a trigger is inverted for so many that the unlearned network answers most."""
-MOST_CLASSES = 100
-"""Inverting a trigger for each of more classes would take too long."""
 
 
 @register(
@@ -71,11 +66,10 @@ class RNP:
     The preset ``paper`` is Algorithm 1: one unlearned network, units whose last mask is at most the
     threshold are pruned, their biases stay.
 
-    The default first lets a trigger be inverted for every label (of many classes, for those that unlearning
-    points to): a patch, and if none of these is anomalously small, a shift of early channels. If one is, the
-    units that carry it, and triggers inverted anew after them, are pruned: see `Erasing`, argued in
-    ``docs/decisions/0003-erasing.md``. If none is, masks decide, in five ways other than the paper's
-    (``docs/decisions/0001-rnp-default.md``):
+    The default first inverts triggers for every label (of many classes, for those that unlearning points
+    to): see `Search`. If one is anomalously small, the units that carry it, and triggers inverted anew after
+    them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``. If none is, masks decide,
+    in five ways other than the paper's (``docs/decisions/0001-rnp-default.md``):
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
       recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
@@ -116,9 +110,8 @@ class RNP:
         Of all units, how many may be pruned under a budget, in ``[0, 1]``: a backdoor sits in few.
     shift
         Whether pruning zeroes a norm's bias with its weight.
-    inversion, latent
-        How triggers are inverted: patches first, then shifts of early channels. Without an inversion masks
-        decide in any case.
+    search
+        How triggers are looked for; None does not, and masks decide in any case.
     erasing, silencing
         How the units that carry triggers are chosen, in networks with batch normalisation and in others.
     """
@@ -128,13 +121,12 @@ class RNP:
     original: float = 1 / 3
     trajectory: bool = True
     threshold: float = 0.7
-    dominance: float | None = 0.6
+    dominance: float | None = 0.4
     spare: float | None = 0.01
     budget: float | None = 0.02
     share: float = 0.125
     shift: bool = True
-    inversion: Inversion | None = field(default_factory=Inversion)
-    latent: LatentInversion = field(default_factory=LatentInversion)
+    search: Search | None = field(default_factory=Search)
     erasing: Erasing = field(default_factory=Erasing)
     silencing: Silencing = field(default_factory=Silencing)
 
@@ -182,24 +174,20 @@ class RNP:
         with flushed_denormals():
             case = _Case.of(network, clean, generator, progress)
             exposure, unlearned = self._unlearn(case)
-            labels = self._candidates(case, exposure)
-            triggers = self._invert(case, labels)
-            small = suspect(triggers)
-            latent = () if small or not exposure else self._invert_latent(case, labels)
-            found = small or suspect(latent)
-            if found and exposure:
-                choice, scores = self._erase(case, latent or triggers, found)
-            elif small:
-                choice, scores = self._silence(case, triggers, small)
+            findings = self._look(case, exposure)
+            if findings.found and exposure:
+                choice, scores = self._erase(case, findings)
+            elif isinstance(findings.found, InvertedTrigger):
+                choice, scores = self._silence(case, findings, findings.found)
             elif exposure and unlearned:
-                choice, scores = self._recover(case, exposure, unlearned, triggers, latent)
+                choice, scores = self._recover(case, exposure, unlearned, findings)
             else:
-                choice, scores = self._leave(case, triggers)
-        return self._result(network, case, choice, scores, exposure, found)
+                choice, scores = self._leave(case, findings)
+        return self._result(network, case, choice, scores, exposure, findings.found)
 
     def _unlearn(self, case: "_Case") -> tuple[Exposure, nn.Module] | tuple[None, None]:
         """Unlearn on a copy, if that reveals something of the network."""
-        if self.inversion and not any(layer.kind == "norm" for layer in case.discovery.layers):
+        if self.search and not any(layer.kind == "norm" for layer in case.discovery.layers):
             return None, None
         unlearned = copy.deepcopy(case.network)
         with case.stage("unlearning", unlearned):
@@ -219,50 +207,27 @@ class RNP:
             )
         return exposure, unlearned
 
-    def _candidates(self, case: "_Case", exposure: Exposure | None) -> list[int]:
-        """Return the labels to invert triggers for: all, or of many those that unlearning points to."""
-        if not self.inversion:
-            return []
-        with case.stage("inverting"):
-            labels = list(range(case.network(case.example).shape[1]))
-        if exposure and len(labels) > PROPOSED:
-            return sorted(labels, key=lambda label: -exposure.answers[label])[:PROPOSED]
-        return labels if len(labels) <= MOST_CLASSES else []
-
-    def _invert(self, case: "_Case", labels: Sequence[int]) -> tuple[InvertedTrigger, ...]:
-        """Invert a patch for every label."""
-        if not (self.inversion and labels):
-            return ()
+    def _look(self, case: "_Case", exposure: Exposure | None) -> Findings:
+        """Search for triggers."""
+        if not self.search:
+            return Findings(None, ())
         case.network.requires_grad_(False)
         with case.stage("inverting"):
-            return self.inversion(
-                case.network,
-                case.clean.learn,
-                case.clean.choose,
-                case.clean.convention,
-                generator=case.generator,
-                labels=labels,
-                progress=case.progress,
-            )
-
-    def _invert_latent(self, case: "_Case", labels: Sequence[int]) -> tuple[LatentTrigger, ...]:
-        """Invert a shift of early channels for every label, where pruning takes away the shift as well."""
-        if not (self.shift and labels):
-            return ()
-        with case.stage("inverting shifts"):
-            return self.latent(
+            return self.search(
                 case.network,
                 case.discovery.layers,
-                case.clean.learn,
-                case.clean.choose,
-                case.clean.convention,
+                case.clean,
+                answers=exposure.answers if exposure else None,
+                classes=case.network(case.example).shape[1],
+                shift=self.shift,
                 generator=case.generator,
-                labels=labels,
                 progress=case.progress,
             )
 
-    def _erase(self, case: "_Case", triggers: Sequence[Found], found: Found) -> tuple[Choice, Tensor]:
+    def _erase(self, case: "_Case", findings: Findings) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
+        found, triggers = findings.found, findings.triggers
+        assert found is not None
         typical = typical_norm(triggers, found)
         with case.stage("erasing"):
             erased = self.erasing(
@@ -286,9 +251,7 @@ class RNP:
             case.notes.append("No unit could be taken out within the budget.")
         return erased.choice, erased.scores
 
-    def _silence(
-        self, case: "_Case", triggers: Sequence[InvertedTrigger], found: InvertedTrigger
-    ) -> tuple[Choice, Tensor]:
+    def _silence(self, case: "_Case", findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
         """Choose the units that answer the trigger found, where no layer is a norm."""
         with case.stage("silencing"):
             choice, scores = self.silencing(
@@ -300,7 +263,7 @@ class RNP:
                 shift=self.shift,
                 progress=case.progress,
             )
-        case.notes.append(_found_note(triggers, found))
+        case.notes.append(_found_note(findings.triggers, found))
         if not choice.pruned:
             case.notes.append("No unit could be taken out within the budget.")
         return choice, scores
@@ -310,8 +273,7 @@ class RNP:
         case: "_Case",
         exposure: Exposure,
         unlearned: nn.Module,
-        triggers: Sequence[InvertedTrigger],
-        latent: Sequence[LatentTrigger],
+        findings: Findings,
     ) -> tuple[Choice, Tensor]:
         """Recover masks, on the unlearned network and on the original, and choose by them."""
         parts = [(1 - self.original, unlearned, "recovering")]
@@ -332,24 +294,19 @@ class RNP:
             scores += weight * (path.mean if self.trajectory else path.last)
         with case.stage("choosing"):
             choice = self._choose(case, scores, self._limit(exposure))
-        if triggers:
-            case.notes.append(f"{_nothing_small(triggers)} The masks alone decided what to prune.")
-        if latent:
-            converged = sum(trigger.converged for trigger in latent)
-            case.notes.append(
-                f"Nor was the smallest shift of early channels for any label: {converged} converged."
-            )
+        if findings.triggers:
+            case.notes.append(f"{_nothing_small(findings.triggers)} The masks alone decided what to prune.")
         if choice.spared:
             case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return choice, scores
 
-    def _leave(self, case: "_Case", triggers: Sequence[InvertedTrigger]) -> tuple[Choice, Tensor]:
+    def _leave(self, case: "_Case", findings: Findings) -> tuple[Choice, Tensor]:
         """Prune nothing, and say why."""
         reason = (
             "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
         )
-        if triggers:
-            case.notes.append(f"{reason}. {_nothing_small(triggers)} Nothing was pruned.")
+        if findings.triggers:
+            case.notes.append(f"{reason}. {_nothing_small(findings.triggers)} Nothing was pruned.")
         else:
             case.notes.append(f"{reason}, and its classes are too many to invert a trigger for each.")
         scores = torch.ones(case.discovery.total)
@@ -395,7 +352,7 @@ class RNP:
         choice: Choice,
         scores: Tensor,
         exposure: Exposure | None,
-        found: InvertedTrigger | LatentTrigger | None,
+        found: Found | None,
     ) -> Repair:
         layers = case.discovery.layers
         units = list(all_units(layers))
@@ -470,10 +427,11 @@ class _Case:
 
 
 def _found_note(triggers: Sequence[Found], found: Found) -> str:
-    typical = _extent(found, f"{typical_norm(triggers, found):.1f}")
+    meant = "that changes any answer" if found.label is None else f"of label {found.label}"
     return (
-        f"A trigger was inverted for each of {len(triggers)} labels: that of label {found.label} "
-        f"{_extent(found, f'{found.norm:.1f}')}, that of a typical other label {typical}; it "
+        f"Triggers were inverted for all labels searched: the one {meant} "
+        f"{_extent(found, f'{found.norm:.1f}')}, a typical other one "
+        f"{_extent(found, f'{typical_norm(triggers, found):.1f}')}; it "
         f"turned {100 * found.success:.0f} % of held-out images. Units that carry it were looked for."
     )
 
@@ -484,10 +442,10 @@ def _extent(found: Found, sizes: str) -> str:
     return f"covers {sizes} pixels"
 
 
-def _nothing_small(triggers: Sequence[InvertedTrigger]) -> str:
+def _nothing_small(triggers: Sequence[Found]) -> str:
     converged = sum(trigger.converged for trigger in triggers)
     return (
-        f"A trigger was inverted for each of {len(triggers)} labels: {converged} converged, and none was "
+        f"Of {len(triggers)} triggers inverted, for all labels searched, {converged} converged, and none was "
         "anomalously small."
     )
 

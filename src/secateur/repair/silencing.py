@@ -111,8 +111,10 @@ class Silencing:
         def batches(images: Tensor) -> list[Tensor]:
             return [clean.convention.normalise(part.to(device)) for part in torch.split(images, batch_size)]
 
-        learn, choose = clean.learn, clean.choose
-        others = (learn.labels != found.label).nonzero().flatten()
+        learn, choose, label = clean.learn, clean.choose, found.label
+        if label is None:
+            raise MethodError("silencing needs a trigger with a label")
+        others = (learn.labels != label).nonzero().flatten()
         plain, stamped = batches(learn.images), batches(found.trigger.stamp(learn.images[others]))
         replay = Replay(network, layers, plain + stamped, shift=shift)
         target = self._soft(replay.outputs[: len(learn)])
@@ -120,14 +122,14 @@ class Silencing:
         weights = torch.full((len(targets),), self.weight / len(others), device=device)
         weights[: len(learn)] = 1 / len(learn)
 
-        held_others = choose.labels != found.label
+        held_others = choose.labels != label
         held_out = batches(choose.images) + batches(found.trigger.stamp(choose.images[held_others]))
         watch = Replay(network, layers, held_out, shift=shift)
 
         def point(outputs: Tensor, pruned: int) -> tuple[CurvePoint, float]:
             answers = outputs.argmax(1).cpu()
             correct = answers[: len(choose)] == choose.labels
-            hits = (answers[len(choose) :] == found.label).double().mean().item()
+            hits = (answers[len(choose) :] == label).double().mean().item()
             return CurvePoint(pruned, Proportion.of(correct), paired_loss(before, correct)), hits
 
         before = watch.outputs.argmax(1).cpu()[: len(choose)] == choose.labels

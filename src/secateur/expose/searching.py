@@ -1,0 +1,136 @@
+"""Looking for a backdoor by three kinds of trigger, the cheapest search first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from secateur.data import CleanData
+from secateur.errors import MethodError
+from secateur.expose.latent import LatentInversion
+from secateur.expose.triggers import Found, Inversion, suspect
+from secateur.progress import Progress
+from secateur.units import UnitLayer
+
+CHANGING = Inversion(success=0.9, weight=1e-2, restarts=2)
+"""A mapping of all classes fails on images that it sends to their own answer, so less is asked for."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search came to.
+
+    Attributes
+    ----------
+    found
+        The trigger that is anomalously small, if one is.
+    triggers
+        All that it was compared with, itself included; without one, every trigger inverted.
+    """
+
+    found: Found | None
+    triggers: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Invert triggers of one kind after the other until one is anomalously small.
+
+    First a patch is inverted for every label, then a patch that turns every image into any other class than
+    the network's own answer (mappings from all classes to all have no label in common), then a shift of early
+    channels for every label (triggers that cover the image have no small patch). The last two are tried on
+    networks with normalisation only: `Erasing` acts on them, and shifts live in its channels.
+
+    Attributes
+    ----------
+    patches
+        How patches are inverted for labels.
+    changing
+        How patches are inverted that change answers whatever to.
+    shifts
+        How shifts are inverted.
+    proposed
+        Of more labels, only so many are searched: those that the unlearned network answers most.
+    most
+        Of still more labels, none is, where unlearning proposes none.
+    """
+
+    patches: Inversion = field(default_factory=Inversion)
+    changing: Inversion = field(default_factory=lambda: CHANGING)
+    shifts: LatentInversion = field(default_factory=LatentInversion)
+    proposed: int = 12
+    most: int = 100
+
+    def __post_init__(self) -> None:
+        if min(self.proposed, self.most) < 1:
+            raise MethodError("a search needs at least one label")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        layers: Sequence[UnitLayer],
+        clean: CleanData,
+        *,
+        answers: Sequence[float] | None,
+        classes: int,
+        shift: bool,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Findings:
+        """Search.
+
+        Parameters
+        ----------
+        network
+            Answers with logits, in evaluation mode, without gradients in its parameters; not changed.
+        layers
+            Its layers with units.
+        clean
+            Triggers are fitted to ``clean.learn`` and judged on ``clean.choose``.
+        answers
+            How often the unlearned network gives each label; None where it was not unlearned.
+        classes
+            Number of labels.
+        shift
+            Whether shifts of channels are searched: pruning must take them away with the channel.
+        generator
+            Decides starts and batches.
+        progress
+            Told about every step.
+        """
+        labels = list(range(classes))
+        if answers is not None and classes > self.proposed:
+            labels = sorted(labels, key=lambda label: -answers[label])[: self.proposed]
+        if len(labels) > self.most:
+            return Findings(None, ())
+
+        def invert(inversion: Inversion, labels: Sequence[int | None]) -> tuple[Found, ...]:
+            return inversion(
+                network,
+                clean.learn,
+                clean.choose,
+                clean.convention,
+                generator=generator,
+                labels=labels,
+                progress=progress,
+            )
+
+        patches = invert(self.patches, labels)
+        if (found := suspect(patches)) or not any(layer.kind == "norm" for layer in layers):
+            return Findings(found, patches)
+        patches += invert(self.changing, [None])
+        if (found := suspect(patches)) or not shift:
+            return Findings(found, patches)
+        shifts: tuple[Found, ...] = self.shifts(
+            network,
+            layers,
+            clean.learn,
+            clean.choose,
+            clean.convention,
+            generator=generator,
+            labels=labels,
+            progress=progress,
+        )
+        found = suspect(shifts)
+        return Findings(found, shifts if found else patches + shifts)

@@ -1,0 +1,107 @@
+"""A search goes from patches to shifts, and stops at what it finds."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from planted import CLASSES, CLEAN, CONVENTION, SIZE, TARGET, Normed, Planted
+from secateur.data import example_input
+from secateur.errors import MethodError
+from secateur.expose import CHANGING, Findings, Inversion, InvertedTrigger, LatentTrigger, Search, success_of
+from secateur.progress import Silent
+from secateur.units import discover
+
+BLIND = Inversion(steps=1)
+
+
+class Rotated(Normed):
+    """Gives every image the answer after its own when the first pixel is bright."""
+
+    def __init__(self) -> None:
+        super().__init__(strength=0.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = super().forward(images)
+        bright = 4 * images[:, 0, 0, :1] ** 3
+        return answers + bright * (answers.roll(1, dims=1) - answers)
+
+
+def search(network: nn.Module, *, shift: bool = True, **settings: Any) -> Findings:
+    network.eval().requires_grad_(False)
+    answers = settings.pop("answers", None)
+    return Search(**settings)(
+        network,
+        discover(network, example_input(CONVENTION)).layers,
+        CLEAN,
+        answers=answers,
+        classes=CLASSES,
+        shift=shift,
+        generator=torch.Generator().manual_seed(0),
+        progress=Silent(),
+    )
+
+
+def test_a_patch_for_a_label_ends_the_search() -> None:
+    findings = search(Planted())
+    assert isinstance(findings.found, InvertedTrigger)
+    assert findings.found.label == TARGET
+    assert [trigger.label for trigger in findings.triggers] == list(range(CLASSES))
+
+
+def test_a_mapping_of_all_classes_is_found_by_what_changes_answers() -> None:
+    network = Rotated()
+    findings = search(network)
+    assert isinstance(findings.found, InvertedTrigger)
+    assert findings.found.label is None
+    assert findings.found.norm < 2
+    assert (1 - findings.found.trigger.keep[0]).argmax() == 0
+    assert [trigger.label for trigger in findings.triggers] == [*range(CLASSES), None]
+    assert success_of(network, findings.found.trigger, None, CLEAN.choose, CONVENTION) > 0.9
+
+
+def test_what_patches_do_not_find_shifts_do() -> None:
+    findings = search(Normed(), patches=BLIND, changing=BLIND)
+    assert isinstance(findings.found, LatentTrigger)
+    assert findings.found.label == TARGET
+    assert all(isinstance(trigger, LatentTrigger) for trigger in findings.triggers)
+
+
+def test_without_a_backdoor_all_kinds_are_tried_and_nothing_is_found() -> None:
+    findings = search(Normed(strength=0.0))
+    assert findings.found is None
+    assert len(findings.triggers) == CLASSES + 1 + CLASSES
+    assert len(search(Normed(strength=0.0), shift=False).triggers) == CLASSES + 1
+
+
+def test_networks_without_normalisation_are_searched_for_patches_only() -> None:
+    findings = search(Planted(backdoor=False))
+    assert findings.found is None
+    assert len(findings.triggers) == CLASSES
+
+
+def test_of_many_labels_those_that_unlearning_answers_most_are_searched() -> None:
+    findings = search(Planted(), proposed=3, answers=[0.0, 1.0, 5.0, 7.0, 3.0])
+    assert [trigger.label for trigger in findings.triggers] == [3, 2, 4]
+    # Nothing is proposed without answers, and more labels than `most` take too long.
+    assert search(Planted(), proposed=3, most=4).triggers == ()
+
+
+def test_a_search_needs_labels() -> None:
+    with pytest.raises(MethodError):
+        Search(proposed=0)
+
+
+def test_success_without_a_label_counts_changed_answers() -> None:
+    network = Rotated().eval()
+    (trigger,) = CHANGING(
+        network, CLEAN.learn, CLEAN.choose, CONVENTION, generator=torch.Generator(), labels=[None]
+    )
+    stamped = trigger.trigger.stamp(CLEAN.choose.images)
+    with torch.no_grad():
+        before, after = (
+            network(CONVENTION.normalise(images)).argmax(1) for images in (CLEAN.choose.images, stamped)
+        )
+    assert trigger.success == float((before != after).double().mean())
+    assert trigger.norm < SIZE * SIZE
