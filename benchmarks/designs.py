@@ -1,9 +1,9 @@
-"""Compare designs of RNP on the third-party checkpoints: what each part of the default is worth.
+"""Compare designs of RNP's masks on the third-party checkpoints: what each part of the default is worth.
 
     python benchmarks/designs.py [--seeds 0] [--only NAME ...] [--limit 1000]
 
-Each design changes one thing of the default. Results go to ``benchmarks/results/designs.json``; the table of
-``docs/decisions/0001-rnp-default.md`` is printed.
+Masks decide in all of them: no trigger is searched. Each design changes one thing of the first. Results go to
+``benchmarks/results/designs.json``; the table of ``docs/decisions/0001-rnp-default.md`` is printed.
 """
 
 import argparse
@@ -20,15 +20,16 @@ from secateur.repair import RNP, Recovering
 from secateur.repair.rnp import GENTLE
 
 RESULTS = HERE / "results" / "designs.json"
+MASKS = RNP(search=None)
 DESIGNS = {
-    "default": RNP(),
-    "unlearned network only": RNP(original=0.0),
-    "original network only": RNP(original=1.0),
-    "unlearning without a stride": RNP(unlearning=replace(GENTLE, stride=None)),
-    "last mask instead of the trajectory": RNP(trajectory=False),
-    "nothing spared": RNP(spare=None),
-    "weight pruned, bias kept": RNP(shift=False),
-    "bias masked too while recovering": RNP(recovering=Recovering(shift=True)),
+    "masks as by default": MASKS,
+    "unlearned network only": replace(MASKS, original=0.0),
+    "original network only": replace(MASKS, original=1.0),
+    "unlearning without a stride": replace(MASKS, unlearning=replace(GENTLE, stride=None)),
+    "last mask instead of the trajectory": replace(MASKS, trajectory=False),
+    "nothing spared": replace(MASKS, spare=None),
+    "weight pruned, bias kept": replace(MASKS, shift=False),
+    "bias masked too while recovering": replace(MASKS, recovering=Recovering(shift=True)),
 }
 
 

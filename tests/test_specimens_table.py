@@ -1,4 +1,4 @@
-"""The table of docs/specimens.md is what the cards say, and the checked-in lists can be read."""
+"""The tables of docs/specimens.md are what cards and results say, and the checked-in lists can be read."""
 
 from pathlib import Path
 
@@ -17,6 +17,14 @@ def test_the_table_is_what_the_cards_say(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert {path.stem for path in CARDS.glob("*.json")} == set(read_list(LISTS / "small.toml"))
     assert specimen_table(CARDS) in (ROOT / "docs" / "specimens.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_repairs_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from repairs import CARDS, RESULTS, repair_table
+
+    assert {path.stem for path in RESULTS.glob("*.json")} == {path.stem for path in CARDS.glob("*.json")}
+    assert repair_table(RESULTS) in (ROOT / "docs" / "specimens.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("name", "count"), [("small", 20), ("full", 570), ("imagenet", 54)])

@@ -75,9 +75,10 @@ class Erasing:
     softened by `temperature` (its accuracy on images that it was trained on would not tell). Of the groups of
     units with the steepest gradient of the strength in their masks, `candidates` are taken out for trial; the
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
-    gradient is computed anew. Once the triggers fail, units are put back that cost far more than the others
-    for the margin that they take away. Then others are inverted on the pruned network, and so on, while one
-    of them is as cheap as `cheap` times the typical one, for at most `rounds` rounds.
+    gradient is computed anew. Once the triggers fail, or no unit weakens them any more, units are put back
+    that cost far more than the others for the margin that they take away. Then others are inverted on the
+    pruned network, and so on, while one of them is as cheap as `cheap` times the typical one, for at most
+    `rounds` rounds.
 
     Attributes
     ----------
@@ -179,6 +180,7 @@ class Erasing:
             known = [trigger for trigger in known if trigger.converged]
             if not known:
                 break
+            before = set(kept)
             stage = _Stage(self, network, layers, clean, known, flat, shift)
             progress.start("erasing", math.ceil(most / (self.taken * stage.group)))
             while stage.now.success > self.success:
@@ -194,12 +196,11 @@ class Erasing:
                 progress.advance(pruned=len(kept), accuracy=point.accuracy.value, trigger=stage.now.success)
                 if point.loss.low > budget:
                     break
-            failed = stage.now.success <= self.success
             erased += known
             needless = _Stage(self, network, layers, clean, erased, flat, shift).needless(flat, kept)
             flat[needless] = 1
             kept = [unit for unit in kept if unit not in needless]
-            if not failed or not kept or held.point(flat, len(kept)).loss.low > budget:
+            if set(kept) == before or held.point(flat, len(kept)).loss.low > budget:
                 break
         curve = held.curve(kept, self.taken * max(1, held.total // UNITS_PER_GROUP))
         within = [index for index, point in enumerate(curve) if point.loss.low <= budget]

@@ -243,10 +243,7 @@ class RNP:
             )
         case.notes.append(_found_note(triggers, found))
         if again := erased.triggers[1:]:
-            sizes = ", ".join(f"{trigger.norm:.1f}" for trigger in again)
-            case.notes.append(
-                f"On the pruned network, triggers inverted again for the same label {_extent(found, sizes)}."
-            )
+            case.notes.append(f"Triggers inverted again on the pruned network take {_sizes(again)}.")
         if not erased.choice.pruned:
             case.notes.append("No unit could be taken out within the budget.")
         return erased.choice, erased.scores
@@ -427,19 +424,18 @@ class _Case:
 
 
 def _found_note(triggers: Sequence[Found], found: Found) -> str:
-    meant = "that changes any answer" if found.label is None else f"of label {found.label}"
+    named = "that changes any answer" if found.label is None else f"for label {found.label}"
     return (
-        f"Triggers were inverted for all labels searched: the one {meant} "
-        f"{_extent(found, f'{found.norm:.1f}')}, a typical other one "
-        f"{_extent(found, f'{typical_norm(triggers, found):.1f}')}; it "
-        f"turned {100 * found.success:.0f} % of held-out images. Units that carry it were looked for."
+        f"Triggers were inverted for all labels searched. The one {named} takes {_sizes([found])} and turned "
+        f"{100 * found.success:.0f} % of held-out images; typical others take "
+        f"{typical_norm(triggers, found):.1f}. Units that carry it were looked for."
     )
 
 
-def _extent(found: Found, sizes: str) -> str:
-    if isinstance(found, LatentTrigger):
-        return f"shifts early channels by {sizes} standard deviations"
-    return f"covers {sizes} pixels"
+def _sizes(triggers: Sequence[Found]) -> str:
+    latent = isinstance(triggers[0], LatentTrigger)
+    unit = "standard deviations of early channels" if latent else "pixels"
+    return f"{', '.join(f'{trigger.norm:.1f}' for trigger in triggers)} {unit}"
 
 
 def _nothing_small(triggers: Sequence[Found]) -> str:
