@@ -41,7 +41,7 @@ DEFEATED = -2.0
 """Margin at which a stamped image counts as safe; to push it further is worth nothing."""
 FREE = 0.002
 """Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
-NEEDLESS = 3.0
+NEEDLESS = 10.0
 """Units are put back that cost so many times as much as all do on average, for the same margin."""
 
 
