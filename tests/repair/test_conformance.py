@@ -8,6 +8,7 @@ from torch import nn
 
 from networks import ALL, Case
 from secateur.data import CleanData, InputConvention, LabelledImages
+from secateur.expose import Inversion, LatentInversion, Search
 from secateur.repair import create, methods
 
 QUICK = ("preact", "wrn", "vgg11", "vit", "mobilenet_v3")
@@ -43,13 +44,12 @@ def test_a_repair_keeps_its_promises(case: Case, name: str, preset: str) -> None
     before = copy.deepcopy(network.state_dict())
     method = create(name, preset)
     if name == "rnp":
+        quick = Inversion(steps=2, batch_size=2)
         fast = {
             "unlearning": copy.copy(method.unlearning).__class__(passes=1, accuracy=0.0, batch_size=8),
             "recovering": method.recovering.__class__(passes=1, batch_size=8),
-            "inversion": method.inversion and method.inversion.__class__(steps=1, batch_size=2),
+            "search": method.search and Search(quick, quick, LatentInversion(steps=2, batch_size=2)),
         }
-        if method.inversion is not None:
-            fast["inversion"] = method.inversion.__class__(steps=2, batch_size=2)
         method = create(name, preset, **fast)
     result = method(network, clean_for(case), generator=torch.Generator().manual_seed(0))
 
