@@ -1,7 +1,8 @@
 """Looking for a backdoor by three kinds of trigger, the cheapest search first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -105,9 +106,10 @@ class Search:
         if len(labels) > self.most:
             return Findings(None, ())
 
-        def invert(inversion: Inversion, labels: Sequence[int | None]) -> tuple[Found, ...]:
+        def invert(
+            inversion: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
+        ) -> tuple[Found, ...]:
             return inversion(
-                network,
                 clean.learn,
                 clean.choose,
                 clean.convention,
@@ -116,21 +118,12 @@ class Search:
                 progress=progress,
             )
 
-        patches = invert(self.patches, labels)
+        patches = invert(partial(self.patches, network), labels)
         if (found := suspect(patches)) or not any(layer.kind == "norm" for layer in layers):
             return Findings(found, patches)
-        patches += invert(self.changing, [None])
+        patches += invert(partial(self.changing, network), [None])
         if (found := suspect(patches)) or not shift:
             return Findings(found, patches)
-        shifts: tuple[Found, ...] = self.shifts(
-            network,
-            layers,
-            clean.learn,
-            clean.choose,
-            clean.convention,
-            generator=generator,
-            labels=labels,
-            progress=progress,
-        )
+        shifts = invert(partial(self.shifts, network, layers), labels)
         found = suspect(shifts)
         return Findings(found, shifts if found else patches + shifts)

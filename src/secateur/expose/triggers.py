@@ -217,7 +217,7 @@ class Inversion:
             for label, again in runs
         ]
         known = {label: answers_without(network, label, learn, convention) for label, _ in runs}
-        others = [_of_others(known[label], label) for label, _ in runs]
+        others = [of_others(known[label], label) for label, _ in runs]
         wanted = [wanted_classes(label, known[label], classes) for label, _ in runs]
         raw = torch.stack([torch.randn(shape, generator=source) for source in sources])
         raw[:, 0] += OPAQUE
@@ -310,7 +310,7 @@ def success_of(
     Without a label, the share of images whose answer changes.
     """
     answers = answers_without(network, label, images, convention)
-    others = _of_others(answers, label)
+    others = of_others(answers, label)
     stamped = predict(network, trigger.stamp(images.images[others]), convention)
     wanted = wanted_classes(label, answers[others], stamped.shape[1])
     return float(wanted.gather(1, stamped.argmax(1, keepdim=True)).double().mean())
@@ -349,10 +349,11 @@ def typical_norm(triggers: Sequence[Found], found: Found) -> float:
 
 def images_of_others(images: LabelledImages, label: int) -> Tensor:
     """Return the images of all classes but one."""
-    return images.images[_of_others(images.labels, label)]
+    return images.images[of_others(images.labels, label)]
 
 
-def _of_others(answers: Tensor, label: int | None) -> Tensor:
+def of_others(answers: Tensor, label: int | None) -> Tensor:
+    """Return the positions of the images that a trigger for a label is for, ``(M,)``: all without a label."""
     others = torch.arange(len(answers)) if label is None else (answers != label).nonzero().flatten()
     if not len(others):
         raise MethodError(f"every clean image is of class {label}: a trigger needs images of other classes")

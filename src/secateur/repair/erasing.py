@@ -21,6 +21,7 @@ from secateur.expose import (
     LatentInversion,
     LatentTrigger,
     answers_without,
+    of_others,
     wanted_classes,
 )
 from secateur.progress import Progress
@@ -164,6 +165,7 @@ class Erasing:
         held = _HeldOut(network, layers, clean, shift)
         units = list(all_units(layers))
         most = math.floor(self.share * held.total)
+        group = max(1, held.total // UNITS_PER_GROUP)
         flat = torch.ones(held.total, device=next(network.parameters()).device)
         carried = torch.zeros_like(flat)
         kept: list[int] = []
@@ -181,8 +183,8 @@ class Erasing:
             if not known:
                 break
             before = set(kept)
-            stage = _Stage(self, network, layers, clean, known, flat, shift)
-            progress.start("erasing", math.ceil(most / (self.taken * stage.group)))
+            stage = _Stage(self, network, layers, clean, known, flat, group, shift)
+            progress.start("erasing", math.ceil(most / (self.taken * group)))
             while stage.now.success > self.success:
                 slopes = stage.slopes(flat)
                 carried = torch.maximum(carried, slopes / max(stage.now.strength - DEFEATED, FREE))
@@ -197,12 +199,14 @@ class Erasing:
                 if point.loss.low > budget:
                     break
             erased += known
-            needless = _Stage(self, network, layers, clean, erased, flat, shift).needless(flat, kept)
+            if len(erased) > len(known):
+                stage = _Stage(self, network, layers, clean, erased, flat, group, shift)
+            needless = stage.needless(flat, kept)
             flat[needless] = 1
             kept = [unit for unit in kept if unit not in needless]
             if set(kept) == before or held.point(flat, len(kept)).loss.low > budget:
                 break
-        curve = held.curve(kept, self.taken * max(1, held.total // UNITS_PER_GROUP))
+        curve = held.curve(kept, self.taken * group)
         within = [index for index, point in enumerate(curve) if point.loss.low <= budget]
         choice = Choice(tuple(kept), tuple(curve), within[-1], 0)
         return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), tuple(seen))
@@ -247,14 +251,15 @@ class _Stage:
         clean: CleanData,
         triggers: Sequence[Found],
         flat: Tensor,
+        group: int,
         shift: bool,
     ) -> None:
         self._settings, self._layers = settings, layers
         self._label, self._shift = triggers[0].label, shift
-        self.group = max(1, len(flat) // UNITS_PER_GROUP)
+        self._group = group
         images = clean.learn.images
         answers = answers_without(network, self._label, clean.learn, clean.convention)
-        others = (answers != self._label if self._label is not None else answers >= 0).nonzero().flatten()
+        others = of_others(answers, self._label)
         every = max(1, len(images) // TRIED)
         triggers = triggers[: len(others)]
         self._memory = MEMORY // (1 + len(triggers))
@@ -301,7 +306,7 @@ class _Stage:
         left = torch.where(flat > 0, slopes, -torch.inf)
         order = left.argsort(descending=True, stable=True)[: int(flat.sum())]
         trials = []
-        for units in torch.split(order[: self._settings.candidates * self.group], self.group):
+        for units in torch.split(order[: self._settings.candidates * self._group], self._group):
             trial = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))
             if trial.strength < self.now.strength:
                 worth = (self.now.strength - trial.strength) / (max(trial.cost - self.now.cost, 0.0) + FREE)
@@ -311,7 +316,7 @@ class _Stage:
 
     def needless(self, flat: Tensor, kept: Sequence[int]) -> list[int]:
         """Return units, of those taken out, that cost far more than the others for what they take away."""
-        groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self.group)]
+        groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self._group)]
         now, back = self.now, list[int]()
         average = now.cost / max(self._depth - now.depth, FREE)
         success = max(now.success, self._settings.success)

@@ -176,7 +176,7 @@ class RNP:
             exposure, unlearned = self._unlearn(case)
             findings = self._look(case, exposure)
             if findings.found and exposure:
-                choice, scores = self._erase(case, findings)
+                choice, scores = self._erase(case, findings, findings.found)
             elif isinstance(findings.found, InvertedTrigger):
                 choice, scores = self._silence(case, findings, findings.found)
             elif exposure and unlearned:
@@ -224,24 +224,21 @@ class RNP:
                 progress=case.progress,
             )
 
-    def _erase(self, case: "_Case", findings: Findings) -> tuple[Choice, Tensor]:
+    def _erase(self, case: "_Case", findings: Findings, found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
-        found, triggers = findings.found, findings.triggers
-        assert found is not None
-        typical = typical_norm(triggers, found)
         with case.stage("erasing"):
             erased = self.erasing(
                 case.network,
                 case.discovery.layers,
                 found,
                 case.clean,
-                typical=typical,
+                typical=typical_norm(findings.triggers, found),
                 budget=self._budget,
                 shift=self.shift,
                 generator=case.generator,
                 progress=case.progress,
             )
-        case.notes.append(_found_note(triggers, found))
+        case.notes.append(_found_note(findings.triggers, found))
         if again := erased.triggers[1:]:
             case.notes.append(f"Triggers inverted again on the pruned network take {_sizes(again)}.")
         if not erased.choice.pruned:
