@@ -1,5 +1,6 @@
 """Erasing takes out the units that carry a trigger, and those only, until no other is cheap."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,14 +15,16 @@ from secateur.repair.erasing import DEFEATED, Erased, Erasing
 from secateur.units import prune
 
 
-def erase(network: nn.Module, budget: float = 0.02, typical: float = 10.0, **settings: object) -> Erased:
+def erase(network: nn.Module, budget: float = 0.02, **settings: object) -> Erased:
     network.requires_grad_(False)
+    found = corner()
+    others = [replace(found, label=label, norm=10.0) for label in range(CLASSES) if label != TARGET]
     return Erasing(**settings)(  # type: ignore[arg-type]
         network,
         found_units(network)[0].layers,
-        corner(),
+        found,
         CLEAN,
-        typical=typical,
+        triggers=[found, *others],
         budget=budget,
         shift=True,
         generator=torch.Generator().manual_seed(0),
@@ -50,7 +53,7 @@ def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
 
 def test_one_trigger_is_followed_by_others_while_they_are_cheap() -> None:
     # Without a limit on what is cheap, whatever turns the images to the label is erased as well.
-    assert len(erase(Planted(), share=0.5, typical=1e9, budget=1.0).triggers) > 2
+    assert len(erase(Planted(), share=0.5, cheap=1.0, budget=1.0).triggers) > 2
 
 
 def test_units_that_the_trigger_does_not_need_come_back() -> None:
@@ -81,6 +84,7 @@ def test_no_more_than_the_share_is_taken() -> None:
         {"share": 0.0},
         {"success": 1.0},
         {"cheap": 0.0},
+        {"compared": 0},
         {"rounds": 0},
         {"triggers": 0},
         {"taken": 3, "candidates": 2},

@@ -5,6 +5,7 @@ works. So a trigger is inverted again on the pruned network, until that is no ch
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from secateur.expose import (
     LatentTrigger,
     answers_without,
     of_others,
+    typical_norm,
     wanted_classes,
 )
 from secateur.progress import Progress
@@ -78,21 +80,24 @@ class Erasing:
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
     gradient is computed anew. Once the triggers fail, or no unit weakens them any more, units are put back
     that cost far more than the others for the margin that they take away. Then others are inverted on the
-    pruned network, and so on, while one of them is as cheap as `cheap` times the typical one, for at most
-    `rounds` rounds.
+    pruned network, and so on, while one of them is as cheap as `cheap` times those for other labels, inverted
+    in the same way on the same network, for at most `rounds` rounds.
 
     Attributes
     ----------
     inversion, changing, latent
         How triggers of the kind found are inverted again: patches for a label and without one, and shifts.
-        On a pruned network patches take more steps to become small.
+        On a pruned network patches take more and longer steps to become small; with fewer, what comes of two
+        starts differs by half.
     triggers
         Triggers in one round, from different starts. Each image is stamped with one of them: what they have
         in common is the backdoor.
     rounds
         At most so many.
+    compared
+        Other labels that triggers are inverted for after the first round, to tell what is cheap.
     cheap
-        A trigger inverted again is worth erasing if its norm is at most this part of the typical norm, in
+        A trigger inverted again is worth erasing if its norm is at most this part of their median norm, in
         ``(0, 1]``.
     candidates, taken
         Groups that are tried, and taken out, with one gradient.
@@ -104,12 +109,13 @@ class Erasing:
         Of all units, how many may be pruned, in ``(0, 1]``.
     """
 
-    inversion: Inversion = field(default_factory=lambda: Inversion(steps=200))
+    inversion: Inversion = field(default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16))
     changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
     latent: LatentInversion = field(default_factory=LatentInversion)
     triggers: int = 3
     rounds: int = 5
-    cheap: float = 0.4
+    compared: int = 4
+    cheap: float = 0.7
     candidates: int = 32
     taken: int = 2
     success: float = 0.01
@@ -117,9 +123,9 @@ class Erasing:
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.triggers, self.taken) < 1 or self.candidates < self.taken:
+        if min(self.rounds, self.triggers, self.compared, self.taken) < 1 or self.candidates < self.taken:
             raise MethodError(
-                "erasing needs rounds, triggers and candidates, and takes no more than it tries"
+                "erasing needs rounds, triggers, other labels and candidates, and no more taken than tried"
             )
         if not (0 < self.temperature < math.inf and 0 <= self.success < 1):
             raise MethodError("erasing needs a finite temperature > 0 and 0 <= success < 1")
@@ -133,7 +139,7 @@ class Erasing:
         found: Found,
         clean: CleanData,
         *,
-        typical: float,
+        triggers: Sequence[Found],
         budget: float,
         shift: bool,
         generator: torch.Generator,
@@ -151,8 +157,8 @@ class Erasing:
             The first trigger and the suspect label.
         clean
             Units are chosen on ``clean.learn``; ``clean.choose`` decides when to stop.
-        typical
-            Norm of triggers for other labels.
+        triggers
+            What `found` was compared with; among them must be one for another label.
         budget
             Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``.
         shift
@@ -171,14 +177,25 @@ class Erasing:
         kept: list[int] = []
         seen: list[Found] = [found]
         erased: list[Found] = []
-        for _ in range(self.rounds):
+        others = _typical_labels(triggers, found, self.compared)
+        limit: float | None = None
+
+        def invert(label: int | None) -> Found:
             pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
+            return self._invert(pruned, layers, found, label, clean, generator, progress)
+
+        for _ in range(self.rounds):
             known = [] if kept else [found]
             while len(known) < self.triggers:
-                known.append(self._invert(pruned, layers, found, clean, generator, progress))
+                known.append(invert(found.label))
             if kept:
                 seen.append(min(known, key=lambda trigger: (not trigger.converged, trigger.norm)))
-                known = [trigger for trigger in known if trigger.norm <= self.cheap * typical]
+                if limit is None:
+                    compared = [invert(label) for label in others]
+                    limit = self.cheap * statistics.median(
+                        trigger.norm if trigger.converged else math.inf for trigger in compared
+                    )
+                known = [trigger for trigger in known if trigger.norm <= limit]
             known = [trigger for trigger in known if trigger.converged]
             if not known:
                 break
@@ -216,18 +233,27 @@ class Erasing:
         network: nn.Module,
         layers: Sequence[UnitLayer],
         found: Found,
+        label: int | None,
         clean: CleanData,
         generator: torch.Generator,
         progress: Progress,
     ) -> Found:
-        """Invert another trigger of the kind and for the label found."""
+        """Invert a trigger of the kind found."""
         images = (clean.learn, clean.choose, clean.convention)
         if isinstance(found, LatentTrigger):
+            assert label is not None
             return self.latent(
-                network, layers, *images, generator=generator, labels=[found.label], progress=progress
+                network, layers, *images, generator=generator, labels=[label], progress=progress
             )[0]
-        invert = self.changing if found.label is None else self.inversion
-        return invert(network, *images, generator=generator, labels=[found.label], progress=progress)[0]
+        invert = self.changing if label is None else self.inversion
+        return invert(network, *images, generator=generator, labels=[label], progress=progress)[0]
+
+
+def _typical_labels(triggers: Sequence[Found], found: Found, count: int) -> list[int | None]:
+    """Return the labels whose triggers were nearest the typical norm."""
+    middle = typical_norm(triggers, found)
+    others = [trigger for trigger in triggers if trigger.label not in (found.label, None)]
+    return [trigger.label for trigger in sorted(others, key=lambda other: abs(other.norm - middle))[:count]]
 
 
 @dataclass(frozen=True)
@@ -323,7 +349,7 @@ class _Stage:
 
         def worth(units: Sequence[int]) -> tuple[float, _Measured]:
             trial = self._measure(self._attempt(_changed(flat, units, 1)))
-            return (now.cost - trial.cost) / max(trial.depth - now.depth, FREE), trial
+            return (now.cost - trial.cost - FREE) / max(trial.depth - now.depth, FREE), trial
 
         for units in sorted(groups, key=lambda units: worth(units)[0], reverse=True):
             gained, trial = worth([*back, *units])

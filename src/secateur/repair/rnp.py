@@ -232,7 +232,7 @@ class RNP:
                 case.discovery.layers,
                 found,
                 case.clean,
-                typical=typical_norm(findings.triggers, found),
+                triggers=findings.triggers,
                 budget=self._budget,
                 shift=self.shift,
                 generator=case.generator,
