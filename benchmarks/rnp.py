@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from secateur.data import InputConvention, LabelledImages, example_input
+from secateur.data import CleanData, InputConvention, LabelledImages, example_input
 from secateur.expose import Unlearning, batch_statistics
 from secateur.files import write_text
 from secateur.models import build
 from secateur.progress import Silent
 from secateur.repair import Recovering
-from secateur.repair.choosing import Limits, Walk
-from secateur.repair.rnp import flushed_denormals
+from secateur.repair.case import flushed_denormals
+from secateur.repair.walking import Limits, Walk
 from secateur.units import discover
 
 RESULTS = Path(__file__).resolve().parent / "results" / "rnp.json"
@@ -92,7 +92,8 @@ def ratios(options: argparse.Namespace) -> dict:
         return torch.Generator().manual_seed(0)
 
     def walk() -> None:
-        walk = Walk(network, layers, images, images.subset(torch.arange(BATCH)), convention, shift=True)
+        clean = CleanData(images, images.subset(torch.arange(BATCH)), convention)
+        walk = Walk(network, layers, clean, shift=True)
         walk.along(suspects.tolist(), None, Limits(), Silent())
 
     def forwards() -> None:
@@ -166,7 +167,8 @@ def child(options: argparse.Namespace) -> None:
     elif options.child == "recovering":
         Recovering(passes=1, batch_size=BATCH)(network, layers, images, convention, generator=generator)
     else:
-        walk = Walk(network, layers, images, images.subset(torch.arange(BATCH)), convention, shift=True)
+        clean = CleanData(images, images.subset(torch.arange(BATCH)), convention)
+        walk = Walk(network, layers, clean, shift=True)
         walk.along([0, 1, 2], None, Limits(), Silent())
     print(high_water() - start)
 

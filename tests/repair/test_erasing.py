@@ -11,7 +11,8 @@ from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted
 from secateur.errors import MethodError
 from secateur.expose import success_of
 from secateur.progress import Silent
-from secateur.repair.erasing import DEFEATED, Erased, Erasing
+from secateur.repair.erasing import Erased, Erasing
+from secateur.repair.trials import DEFEATED
 from secateur.units import prune
 
 

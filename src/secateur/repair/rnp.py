@@ -2,15 +2,13 @@
 
 import copy
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from secateur.data import CleanData, example_input
+from secateur.data import CleanData
 from secateur.errors import MethodError
 from secateur.expose import (
     Exposure,
@@ -22,15 +20,16 @@ from secateur.expose import (
     Unlearning,
     typical_norm,
 )
-from secateur.models import logits
-from secateur.progress import Progress, Silent
-from secateur.repair.choosing import Choice, Limits, Walk
+from secateur.progress import Progress
+from secateur.repair.case import Case, flushed_denormals
+from secateur.repair.choosing import Choice
 from secateur.repair.erasing import Erasing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
 from secateur.repair.silencing import Silencing
-from secateur.units import Discovery, Recipe, ScoredUnit, all_units, discover, prune
+from secateur.repair.walking import Limits, Walk
+from secateur.units import Recipe, ScoredUnit, all_units, prune
 
 GENTLE = Unlearning(
     stride=0.0005, passes=100, milestones=(), weight_decay=0.0, dropout=False, precision="auto"
@@ -170,9 +169,8 @@ class RNP:
         MethodError
             The network has no prunable unit, or its weights are not float32.
         """
-        _check_precision(network)
         with flushed_denormals():
-            case = _Case.of(network, clean, generator, progress)
+            case = Case.of(network, clean, generator, progress)
             exposure, unlearned = self._unlearn(case)
             findings = self._look(case, exposure)
             if findings.found and exposure:
@@ -185,7 +183,7 @@ class RNP:
                 choice, scores = self._leave(case, findings)
         return self._result(network, case, choice, scores, exposure, findings.found)
 
-    def _unlearn(self, case: "_Case") -> tuple[Exposure, nn.Module] | tuple[None, None]:
+    def _unlearn(self, case: Case) -> tuple[Exposure, nn.Module] | tuple[None, None]:
         """Unlearn on a copy, if that reveals something of the network."""
         if self.search and not any(layer.kind == "norm" for layer in case.discovery.layers):
             return None, None
@@ -207,7 +205,7 @@ class RNP:
             )
         return exposure, unlearned
 
-    def _look(self, case: "_Case", exposure: Exposure | None) -> Findings:
+    def _look(self, case: Case, exposure: Exposure | None) -> Findings:
         """Search for triggers."""
         if not self.search:
             return Findings(None, ())
@@ -224,7 +222,7 @@ class RNP:
                 progress=case.progress,
             )
 
-    def _erase(self, case: "_Case", findings: Findings, found: Found) -> tuple[Choice, Tensor]:
+    def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
         with case.stage("erasing"):
             erased = self.erasing(
@@ -245,7 +243,7 @@ class RNP:
             case.notes.append("No unit could be taken out within the budget.")
         return erased.choice, erased.scores
 
-    def _silence(self, case: "_Case", findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
+    def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
         """Choose the units that answer the trigger found, where no layer is a norm."""
         with case.stage("silencing"):
             choice, scores = self.silencing(
@@ -264,7 +262,7 @@ class RNP:
 
     def _recover(
         self,
-        case: "_Case",
+        case: Case,
         exposure: Exposure,
         unlearned: nn.Module,
         findings: Findings,
@@ -294,7 +292,7 @@ class RNP:
             case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return choice, scores
 
-    def _leave(self, case: "_Case", findings: Findings) -> tuple[Choice, Tensor]:
+    def _leave(self, case: Case, findings: Findings) -> tuple[Choice, Tensor]:
         """Prune nothing, and say why."""
         reason = (
             "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
@@ -317,22 +315,14 @@ class RNP:
             return self.threshold
         return self.threshold * min(1.0, max(0.0, exposure.dominance / self.dominance)) ** 2
 
-    def _choose(self, case: "_Case", scores: Tensor, limit: float) -> Choice:
+    def _choose(self, case: Case, scores: Tensor, limit: float) -> Choice:
         order = scores.argsort(stable=True)
         suspects = order[scores[order] <= limit].tolist()
         suspicion = 1 - scores
         tolerances = None
         if suspects and self.spare is not None:
             tolerances = self.spare * suspicion / suspicion.max()
-        clean = case.clean
-        walk = Walk(
-            case.network,
-            case.discovery.layers,
-            clean.learn,
-            clean.choose,
-            clean.convention,
-            shift=self.shift,
-        )
+        walk = Walk(case.network, case.discovery.layers, case.clean, shift=self.shift)
         limits = Limits()
         if self.budget is not None:
             most = math.ceil(self.share * case.discovery.total)
@@ -342,7 +332,7 @@ class RNP:
     def _result(
         self,
         network: nn.Module,
-        case: "_Case",
+        case: Case,
         choice: Choice,
         scores: Tensor,
         exposure: Exposure | None,
@@ -379,47 +369,6 @@ class RNP:
         )
 
 
-@dataclass
-class _Case:
-    """A network under repair and what its stages share."""
-
-    network: nn.Module
-    clean: CleanData
-    discovery: Discovery
-    example: Tensor
-    generator: torch.Generator
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls,
-        network: nn.Module,
-        clean: CleanData,
-        generator: torch.Generator | None,
-        progress: Progress | None,
-    ) -> "_Case":
-        """Work on a copy, open to gradients, in the fastest memory layout."""
-        work = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=torch.channels_last)
-        example = example_input(clean.convention).to(next(work.parameters()).device)
-        discovery = discover(work, example)
-        if not discovery.total:
-            raise MethodError(
-                f"{type(network).__name__} has no unit that can be pruned; `secateur units` says why"
-            )
-        generator = generator or torch.Generator().manual_seed(0)
-        return cls(work, clean, discovery, example, generator, progress or Silent())
-
-    @contextmanager
-    def stage(self, name: str, network: nn.Module | None = None) -> Iterator[None]:
-        """Let `network`, by default the one under repair, answer with logits, and take the time."""
-        start = time.perf_counter()
-        with logits(network or self.network, self.example):
-            yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 def _found_note(triggers: Sequence[Found], found: Found) -> str:
     named = "that changes any answer" if found.label is None else f"for label {found.label}"
     return (
@@ -441,23 +390,3 @@ def _nothing_small(triggers: Sequence[Found]) -> str:
         f"Of {len(triggers)} triggers inverted, for all labels searched, {converged} converged, and none was "
         "anomalously small."
     )
-
-
-def _check_precision(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise MethodError(
-                f"the weight {name} is {parameter.dtype}, and repairs work on torch.float32: "
-                "call `network.float()` first"
-            )
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Treat subnormal numbers as zero while the block runs: they slow training down tenfold on CPUs."""
-    flushing = not bool(torch.tensor([1e-39]).mul(1.0).gt(0).item())
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flushing)

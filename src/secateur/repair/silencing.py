@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
-from secateur.expose import InvertedTrigger
+from secateur.expose import InvertedTrigger, images_of_others, of_others
 from secateur.progress import Progress
-from secateur.repair.choosing import Choice
-from secateur.repair.result import CurvePoint
-from secateur.statistics import Proportion, paired_loss
+from secateur.repair.choosing import MEMORY, Choice, HeldOut, network_inputs
 from secateur.units import Masks, Replay, UnitLayer, masked
 
 STEPS = 56
@@ -77,7 +75,6 @@ class Silencing:
         budget: float,
         shift: bool,
         progress: Progress,
-        batch_size: int = 128,
     ) -> tuple[Choice, Tensor]:
         """Return what to prune, in order, and every unit's score.
 
@@ -97,8 +94,6 @@ class Silencing:
             Whether a pruned norm loses its bias too.
         progress
             Told about every step.
-        batch_size
-            Images per forward pass.
 
         Returns
         -------
@@ -109,12 +104,12 @@ class Silencing:
         device = next(network.parameters()).device
 
         def batches(images: Tensor) -> list[Tensor]:
-            return [clean.convention.normalise(part.to(device)) for part in torch.split(images, batch_size)]
+            return network_inputs(images, clean.convention, device)
 
-        learn, choose, label = clean.learn, clean.choose, found.label
+        learn, label = clean.learn, found.label
         if label is None:
             raise MethodError("silencing needs a trigger with a label")
-        others = (learn.labels != label).nonzero().flatten()
+        others = of_others(learn.labels, label)
         plain, stamped = batches(learn.images), batches(found.trigger.stamp(learn.images[others]))
         replay = Replay(network, layers, plain + stamped, shift=shift)
         target = self._soft(replay.outputs[: len(learn)])
@@ -122,25 +117,16 @@ class Silencing:
         weights = torch.full((len(targets),), self.weight / len(others), device=device)
         weights[: len(learn)] = 1 / len(learn)
 
-        held_others = choose.labels != label
-        held_out = batches(choose.images) + batches(found.trigger.stamp(choose.images[held_others]))
-        watch = Replay(network, layers, held_out, shift=shift)
-
-        def point(outputs: Tensor, pruned: int) -> tuple[CurvePoint, float]:
-            answers = outputs.argmax(1).cpu()
-            correct = answers[: len(choose)] == choose.labels
-            hits = (answers[len(choose) :] == label).double().mean().item()
-            return CurvePoint(pruned, Proportion.of(correct), paired_loss(before, correct)), hits
-
-        before = watch.outputs.argmax(1).cpu()[: len(choose)] == choose.labels
-        flat = torch.ones(sum(layer.count for layer in layers), device=device)
+        held = HeldOut(network, layers, clean, shift=shift)
+        held_stamped = batches(found.trigger.stamp(images_of_others(clean.choose, label)))
+        watch = Replay(network, layers, held_stamped, shift=shift, memory=MEMORY)
+        flat = torch.ones(held.total, device=device)
         most = math.floor(self.share * len(flat))
         group = max(1, math.ceil(most / (TAKEN * STEPS)))
         changes = _changes(network, layers, batches(learn.images[others]), stamped)
         current = self._loss(replay.outputs, targets, weights)
         kept: list[int] = []
-        first, _ = point(watch.outputs, 0)
-        curve = [first]
+        curve = [held.point(flat, 0)]
         progress.start("silencing", math.ceil(most / (TAKEN * group)))
         while len(kept) + TAKEN * group <= most:
             slopes = self._slopes(network, layers, flat, plain + stamped, targets, weights, shift)
@@ -159,15 +145,13 @@ class Silencing:
             kept += taken
             current = self._loss(replay.attempt(flat), targets, weights)
             replay.accept()
-            outputs = watch.attempt(flat)
+            hits = float((watch.attempt(flat).argmax(1) == label).double().mean())
             watch.accept()
-            reached, hits = point(outputs, len(kept))
-            curve.append(reached)
-            progress.advance(pruned=len(kept), accuracy=reached.accuracy.value, trigger=hits)
-            if reached.loss.low > budget or hits <= self.success:
+            curve.append(held.point(flat, len(kept)))
+            progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value, trigger=hits)
+            if curve[-1].loss.low > budget or hits <= self.success:
                 break
-        within = [index for index, reached in enumerate(curve) if reached.loss.low <= budget]
-        return Choice(tuple(kept), tuple(curve), within[-1], 0), (1 / (1 + changes)).cpu()
+        return Choice.within(budget, kept, curve), (1 / (1 + changes)).cpu()
 
     def _slopes(
         self,

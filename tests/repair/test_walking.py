@@ -5,7 +5,8 @@ import torch
 from secateur.data import example_input
 from secateur.expose import predict
 from secateur.progress import Silent
-from secateur.repair.choosing import Choice, Limits, Walk
+from secateur.repair.choosing import Choice
+from secateur.repair.walking import Limits, Walk
 from secateur.units import all_units, discover, prune
 from tiny import CONVENTION, backdoored, clean
 
@@ -14,7 +15,7 @@ def walk(order: list[int], limits: Limits, tolerances: torch.Tensor | None = Non
     network = backdoored()
     layers = discover(network, example_input(CONVENTION)).layers
     data = clean()
-    route = Walk(network, layers, data.learn, data.choose, CONVENTION, shift=True)
+    route = Walk(network, layers, data, shift=True)
     return route.along(order, tolerances, limits, Silent())
 
 

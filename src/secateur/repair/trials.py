@@ -1,0 +1,194 @@
+"""Trying groups of units: what taking them out does to triggers at work and to clean answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.data import CleanData
+from secateur.expose import Found, answers_without, of_others, wanted_classes
+from secateur.repair.choosing import BATCH, network_inputs
+from secateur.units import Replay, UnitLayer, masked
+
+TRIAL_MEMORY = 1 << 30
+"""Bytes for the activations of images that units are tried on."""
+TRIED = 128
+"""Units are tried on about so many clean and as many stamped images."""
+DEFEATED = -2.0
+"""Margin at which a stamped image counts as safe; to push it further is worth nothing."""
+FREE = 0.002
+"""Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
+NEEDLESS = 10.0
+"""Units are put back that cost so many times as much as all do on average, for the same margin."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trial came to.
+
+    Attributes
+    ----------
+    cost
+        Divergence of clean answers from those of the network as it came, in nats.
+    strength
+        Mean margin of the triggers, of each image no less than `DEFEATED`.
+    depth
+        Mean margin without that limit.
+    success
+        Share of stamped images on which a trigger succeeds.
+    """
+
+    cost: float
+    strength: float
+    depth: float
+    success: float
+
+
+class Trials:
+    """Clean images, and others that show triggers at work, on which groups of units are tried.
+
+    Parameters
+    ----------
+    network
+        Answers with logits; not changed.
+    layers
+        Its layers with units.
+    clean
+        ``clean.learn`` are the images.
+    triggers
+        For one label, all of one kind. Each image shows one of them.
+    flat
+        Masks to begin with, ``(total,)``.
+    group
+        Units that are tried together.
+    shift
+        Whether a pruned norm loses its bias too.
+    temperature
+        By which answers are softened before they are compared.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[UnitLayer],
+        clean: CleanData,
+        triggers: Sequence[Found],
+        flat: Tensor,
+        *,
+        group: int,
+        shift: bool,
+        temperature: float,
+    ) -> None:
+        self._layers, self._temperature = layers, temperature
+        self._label, self._shift = triggers[0].label, shift
+        self._group = group
+        images = clean.learn.images
+        answers = answers_without(network, self._label, clean.learn, clean.convention)
+        others = of_others(answers, self._label)
+        every = max(1, len(images) // TRIED)
+        triggers = triggers[: len(others)]
+        self._memory = TRIAL_MEMORY // (1 + len(triggers))
+        plain = self._replay(network, images[::every], clean, flat)
+        self._count, classes = plain.outputs.shape
+        self._targets = self._soft(plain.outputs)
+        self._replays = [plain]
+        self._shown: list[tuple[nn.Module, list[Tensor], list[Tensor]]] = []
+        tried = [answers[::every]]
+        for start, trigger in enumerate(triggers):
+            turn = others[start :: len(triggers)]
+            changed, stamped = trigger.present(network, images[turn])
+            wanted = wanted_classes(self._label, answers[turn], classes).to(flat.device)
+            batches = network_inputs(stamped, clean.convention, flat.device)
+            self._shown.append((changed, batches, list(torch.split(wanted, BATCH))))
+            self._replays.append(self._replay(changed, stamped[::every], clean, flat))
+            tried.append(answers[turn][::every])
+        self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
+        self._depth = self._measure(torch.cat([replay.outputs for replay in self._replays])).depth
+        self.settle(flat)
+
+    def settle(self, flat: Tensor) -> None:
+        """Measure with these units, from which on single ones are tried."""
+        outputs = self._attempt(flat)
+        for replay in self._replays:
+            replay.accept()
+        self.now = self._measure(outputs)
+
+    def slopes(self, flat: Tensor) -> Tensor:
+        """Return the gradient of the strength in the masks of the units left, ``(total,)``, 0 for others."""
+        masks = flat.clone().requires_grad_()
+        total, count = torch.zeros_like(flat), 0
+        for network, batches, wanted in self._shown:
+            with masked(network, self._layers, masks, shift=self._shift):
+                for batch, goals in zip(batches, wanted, strict=True):
+                    margins = _margins(network(batch), goals).clamp_min(DEFEATED)
+                    total += torch.autograd.grad(margins.sum(), masks)[0]
+                    count += len(batch)
+        return flat * total / count
+
+    def best(self, flat: Tensor, slopes: Tensor, *, candidates: int, taken: int) -> list[int]:
+        """Try the groups with the steepest slopes; return the units most worth taking out."""
+        left = torch.where(flat > 0, slopes, -torch.inf)
+        order = left.argsort(descending=True, stable=True)[: int(flat.sum())]
+        trials = []
+        for units in torch.split(order[: candidates * self._group], self._group):
+            trial = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))
+            if trial.strength < self.now.strength:
+                worth = (self.now.strength - trial.strength) / (max(trial.cost - self.now.cost, 0.0) + FREE)
+                trials.append((worth, units.tolist()))
+        trials.sort(key=lambda pair: pair[0], reverse=True)
+        return [unit for _, units in trials[:taken] for unit in units]
+
+    def needless(self, flat: Tensor, kept: Sequence[int], *, success: float) -> list[int]:
+        """Return units, of those taken out, that cost far more than the others for what they take away."""
+        groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self._group)]
+        now, back = self.now, list[int]()
+        average = now.cost / max(self._depth - now.depth, FREE)
+        success = max(now.success, success)
+
+        def worth(units: Sequence[int]) -> tuple[float, Measured]:
+            trial = self._measure(self._attempt(_changed(flat, units, 1)))
+            return (now.cost - trial.cost - FREE) / max(trial.depth - now.depth, FREE), trial
+
+        for units in sorted(groups, key=lambda units: worth(units)[0], reverse=True):
+            gained, trial = worth([*back, *units])
+            if gained > NEEDLESS * average and trial.success <= success:
+                now = trial
+                back += units
+        return back
+
+    def _replay(self, network: nn.Module, images: Tensor, clean: CleanData, flat: Tensor) -> Replay:
+        inputs = network_inputs(images, clean.convention, flat.device)
+        return Replay(network, self._layers, inputs, shift=self._shift, memory=self._memory)
+
+    def _attempt(self, flat: Tensor) -> Tensor:
+        return torch.cat([replay.attempt(flat) for replay in self._replays])
+
+    def _measure(self, outputs: Tensor) -> Measured:
+        answers = (outputs[: self._count] / self._temperature).log_softmax(1)
+        cost = F.kl_div(answers, self._targets, reduction="batchmean")
+        margins = _margins(outputs, self._wanted)[self._count :]
+        hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
+        success = hits[self._count :].mean()
+        if self._label is None:
+            # Of a trigger without a label, answers that change without it are no success.
+            success = (success - hits[: self._count].mean()).clamp_min(0)
+        strength = margins.clamp_min(DEFEATED).mean()
+        return Measured(float(cost), float(strength), float(margins.mean()), float(success))
+
+    def _soft(self, outputs: Tensor) -> Tensor:
+        return (outputs / self._temperature).softmax(1)
+
+
+def _margins(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Return by how much the best answer that is wanted exceeds the best other, ``(N,)``."""
+    best = outputs.masked_fill(~wanted, -torch.inf).max(1).values
+    best_other = outputs.masked_fill(wanted, -torch.inf).max(1).values
+    return best - best_other
+
+
+def _changed(flat: Tensor, units: Sequence[int], value: float) -> Tensor:
+    changed = flat.clone()
+    changed[list(units)] = value
+    return changed
