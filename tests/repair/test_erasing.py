@@ -9,7 +9,7 @@ from torch import nn
 
 from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
 from secateur.errors import MethodError
-from secateur.expose import success_of
+from secateur.expose import Succeeding, success_of
 from secateur.progress import Silent
 from secateur.repair.erasing import Erased, Erasing
 from secateur.repair.trials import DEFEATED
@@ -54,7 +54,7 @@ def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
 
 def test_one_trigger_is_followed_by_others_while_they_are_cheap() -> None:
     # Without a limit on what is cheap, whatever turns the images to the label is erased as well.
-    assert len(erase(Planted(), share=0.5, cheap=1.0, budget=1.0).triggers) > 2
+    assert len(erase(Planted(), share=0.5, succeeding=Succeeding(cheap=1.0), budget=1.0).triggers) > 2
 
 
 def test_units_that_the_trigger_does_not_need_come_back() -> None:
@@ -68,7 +68,7 @@ def test_units_that_the_trigger_does_not_need_come_back() -> None:
 def test_scores_are_the_shares_of_the_margin_by_hand() -> None:
     # The corner raises both neurons of the backdoor from 0 to 19. The row of the true class answers with 8
     # pixels of 0.7 to 0.9, that of the label with 8 of 0 to 0.2.
-    scores = erase(Planted(), share=0.5, triggers=1).scores
+    scores = erase(Planted(), share=0.5, succeeding=Succeeding(starts=1)).scores
     assert scores[CLASSES].item() == pytest.approx(1 - 19 / (38 + 0.8 - 6.4 - DEFEATED), abs=0.01)
     assert scores[CLASSES] == scores[CLASSES + 1]
     assert scores[-SPARE:].tolist() == [1.0] * SPARE
@@ -84,10 +84,7 @@ def test_no_more_than_the_share_is_taken() -> None:
         {"temperature": 0.0},
         {"share": 0.0},
         {"success": 1.0},
-        {"cheap": 0.0},
-        {"compared": 0},
         {"rounds": 0},
-        {"triggers": 0},
         {"taken": 3, "candidates": 2},
     ],
 )

@@ -2,6 +2,7 @@
 
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.searching import CHANGING, Findings, Search
+from secateur.expose.succeeding import Succeeding, Successors
 from secateur.expose.triggers import (
     Found,
     Inversion,
@@ -34,6 +35,8 @@ __all__ = [
     "LatentInversion",
     "LatentTrigger",
     "Search",
+    "Succeeding",
+    "Successors",
     "Unlearning",
     "anomalies",
     "answers_without",

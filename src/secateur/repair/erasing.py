@@ -1,13 +1,12 @@
 """Erasing a backdoor through the triggers that can be inverted from the network, one after the other.
 
 Pruning until one inverted trigger fails is not enough: it often differs from the planted one, which still
-works. So a trigger is inverted again on the pruned network, until that is no cheaper than for other labels.
+works. So triggers are inverted again on the pruned network, until none is cheaper than for other labels.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -15,14 +14,7 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
-from secateur.expose import (
-    CHANGING,
-    Found,
-    Inversion,
-    LatentInversion,
-    LatentTrigger,
-    typical_norm,
-)
+from secateur.expose import Found, Succeeding, Successors
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.trials import DEFEATED, FREE, Trials
@@ -44,7 +36,8 @@ class Erased:
         ``(total,)`` in ``[0, 1]``: 1 less the largest share of a trigger's margin that the unit carried when
         it was looked at, to first order.
     triggers
-        The smallest one of each round; if the last is not cheap, that is why it ended.
+        The trigger found, and the smallest of each look for others; if the last is not cheap, that is why it
+        ended.
     """
 
     choice: Choice
@@ -64,25 +57,15 @@ class Erasing:
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
     gradient is computed anew. Once the triggers fail, or no unit weakens them any more, units are put back
     that cost far more than the others for the margin that they take away. Then others are inverted on the
-    pruned network, and so on, while one of them is as cheap as `cheap` times those for other labels, inverted
-    in the same way on the same network, for at most `rounds` rounds.
+    pruned network, and so on, while any is cheap, for at most `rounds` rounds.
 
     Attributes
     ----------
-    inversion, changing, latent
-        How triggers of the kind found are inverted again: patches for a label and without one, and shifts.
-        On a pruned network patches take more and longer steps to become small; with fewer, what comes of two
-        starts differs by half.
-    triggers
-        Triggers in one round, from different starts. Each image is stamped with one of them: what they have
-        in common is the backdoor.
+    succeeding
+        How other triggers are inverted, and which are cheap enough to be worth a round. Each image is stamped
+        with one of them: what they have in common is the backdoor.
     rounds
         At most so many.
-    compared
-        Other labels that triggers are inverted for after the first round, to tell what is cheap.
-    cheap
-        A trigger inverted again is worth erasing if its norm is at most this part of their median norm, in
-        ``(0, 1]``.
     candidates, taken
         Groups that are tried, and taken out, with one gradient.
     success
@@ -93,13 +76,8 @@ class Erasing:
         Of all units, how many may be pruned, in ``(0, 1]``.
     """
 
-    inversion: Inversion = field(default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16))
-    changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
-    latent: LatentInversion = field(default_factory=LatentInversion)
-    triggers: int = 3
+    succeeding: Succeeding = field(default_factory=Succeeding)
     rounds: int = 5
-    compared: int = 4
-    cheap: float = 0.7
     candidates: int = 32
     taken: int = 2
     success: float = 0.01
@@ -107,14 +85,12 @@ class Erasing:
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.triggers, self.compared, self.taken) < 1 or self.candidates < self.taken:
-            raise MethodError(
-                "erasing needs rounds, triggers, other labels and candidates, and no more taken than tried"
-            )
+        if min(self.rounds, self.taken) < 1 or self.candidates < self.taken:
+            raise MethodError("erasing needs rounds and candidates, and takes no more than it tries")
         if not (0 < self.temperature < math.inf and 0 <= self.success < 1):
             raise MethodError("erasing needs a finite temperature > 0 and 0 <= success < 1")
-        if not (0 < self.share <= 1 and 0 < self.cheap <= 1):
-            raise MethodError("erasing needs 0 < share <= 1 and 0 < cheap <= 1")
+        if not 0 < self.share <= 1:
+            raise MethodError(f"share {self.share} must be above 0 and at most 1")
 
     def __call__(
         self,
@@ -159,9 +135,17 @@ class Erasing:
         flat = torch.ones(held.total, device=next(network.parameters()).device)
         carried = torch.zeros_like(flat)
         kept: list[int] = []
-        seen: list[Found] = [found]
         erased: list[Found] = []
-        limit: float | None = None
+        successors = Successors(
+            self.succeeding,
+            found,
+            triggers,
+            layers,
+            clean,
+            shift=shift,
+            generator=generator,
+            progress=progress,
+        )
         tried_on = partial(
             Trials,
             network,
@@ -174,18 +158,7 @@ class Erasing:
         )
         for _ in range(self.rounds):
             pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
-            invert = partial(self._invert, pruned, layers, clean, type(found), generator, progress)
-            known = [] if kept else [found]
-            known += [invert(found.label) for _ in range(self.triggers - len(known))]
-            if kept:
-                seen.append(min(known, key=lambda trigger: (not trigger.converged, trigger.norm)))
-                if limit is None:
-                    others = [invert(label) for label in _typical_labels(triggers, found, self.compared)]
-                    limit = self.cheap * statistics.median(
-                        other.norm if other.converged else math.inf for other in others
-                    )
-                known = [trigger for trigger in known if trigger.norm <= limit]
-            known = [trigger for trigger in known if trigger.converged]
+            known = successors.cheap(pruned) if kept else successors.beside(pruned)
             if not known:
                 break
             before = set(kept)
@@ -214,32 +187,4 @@ class Erasing:
             if set(kept) == before or held.point(flat, len(kept)).loss.low > budget:
                 break
         choice = Choice.within(budget, kept, held.curve(kept, self.taken * group))
-        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), tuple(seen))
-
-    def _invert(
-        self,
-        network: nn.Module,
-        layers: Sequence[UnitLayer],
-        clean: CleanData,
-        kind: type[Found],
-        generator: torch.Generator,
-        progress: Progress,
-        label: int | None,
-    ) -> Found:
-        """Invert a trigger of the kind found."""
-        images = (clean.learn, clean.choose, clean.convention)
-        if kind is LatentTrigger and label is not None:
-            shifts = self.latent(
-                network, layers, *images, generator=generator, labels=[label], progress=progress
-            )
-            return shifts[0]
-        invert = self.changing if label is None else self.inversion
-        return invert(network, *images, generator=generator, labels=[label], progress=progress)[0]
-
-
-def _typical_labels(triggers: Sequence[Found], found: Found, count: int) -> list[int]:
-    """Return the labels whose triggers were nearest the typical norm."""
-    middle = typical_norm(triggers, found)
-    nearest = sorted(triggers, key=lambda trigger: abs(trigger.norm - middle))
-    labels = [trigger.label for trigger in nearest if trigger.label != found.label]
-    return [label for label in labels if label is not None][:count]
+        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen))

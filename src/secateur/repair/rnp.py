@@ -379,9 +379,12 @@ def _found_note(triggers: Sequence[Found], found: Found) -> str:
 
 
 def _sizes(triggers: Sequence[Found]) -> str:
-    latent = isinstance(triggers[0], LatentTrigger)
-    unit = "standard deviations of early channels" if latent else "pixels"
-    return f"{', '.join(f'{trigger.norm:.1f}' for trigger in triggers)} {unit}"
+    sizes: dict[str, list[str]] = {}
+    for trigger in triggers:
+        latent = isinstance(trigger, LatentTrigger)
+        unit = "standard deviations of early channels" if latent else "pixels"
+        sizes.setdefault(unit, []).append(f"{trigger.norm:.1f}")
+    return " and ".join(f"{', '.join(norms)} {unit}" for unit, norms in sizes.items())
 
 
 def _nothing_small(triggers: Sequence[Found]) -> str:

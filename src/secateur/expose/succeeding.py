@@ -1,0 +1,152 @@
+"""Triggers that succeed one that was pruned away, while the label is easier to reach than others are."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from secateur.data import CleanData
+from secateur.errors import MethodError
+from secateur.expose.latent import LatentInversion, LatentTrigger
+from secateur.expose.searching import CHANGING
+from secateur.expose.triggers import Found, Inversion, typical_norm
+from secateur.progress import Progress
+from secateur.units import UnitLayer
+
+
+@dataclass(frozen=True)
+class Succeeding:
+    """How triggers are inverted again on a pruned network, and which of them are cheap.
+
+    Every label takes fewer pixels on a pruned network than on the one that came, so a trigger is held against
+    those for other labels, inverted in the same way on the same network.
+
+    Attributes
+    ----------
+    inversion, changing, latent
+        How patches are inverted for a label and without one, and shifts. On a pruned network patches take
+        more and longer steps to become small; with fewer, what comes of two starts differs by half.
+    starts
+        Triggers of each kind, from different starts.
+    compared
+        Other labels that triggers are inverted for.
+    cheap, cheap_shift
+        A patch, or a shift, is cheap if its norm is at most this part of their median norm, in ``(0, 1]``.
+        Shifts for different labels differ less than patches do.
+    """
+
+    inversion: Inversion = field(default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16))
+    changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
+    latent: LatentInversion = field(default_factory=LatentInversion)
+    starts: int = 3
+    compared: int = 5
+    cheap: float = 0.75
+    cheap_shift: float = 0.8
+
+    def __post_init__(self) -> None:
+        if min(self.starts, self.compared) < 1:
+            raise MethodError("successors need at least one start and one label to compare with")
+        if not (0 < self.cheap <= 1 and 0 < self.cheap_shift <= 1):
+            raise MethodError("what is cheap must be above 0 and at most 1")
+
+
+class Successors:
+    """Looks for triggers for the same label on one pruned network after the other.
+
+    Parameters
+    ----------
+    settings
+        How triggers are inverted, and which are cheap.
+    found
+        The first one.
+    triggers
+        What it was compared with; among them must be one for another label.
+    layers
+        Layers with units of the network that is pruned.
+    clean
+        Triggers are fitted to ``clean.learn`` and judged on ``clean.choose``.
+    shift
+        Whether shifts of channels are looked for as well as patches, if the layers have norms: pruning must
+        take them away with the channel.
+    generator
+        Decides starts and batches.
+    progress
+        Told about every step.
+
+    Attributes
+    ----------
+    seen
+        The smallest trigger of each look, cheap or not.
+    """
+
+    def __init__(
+        self,
+        settings: Succeeding,
+        found: Found,
+        triggers: Sequence[Found],
+        layers: Sequence[UnitLayer],
+        clean: CleanData,
+        *,
+        shift: bool,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> None:
+        self._settings, self._found, self._layers = settings, found, layers
+        self._clean, self._generator, self._progress = clean, generator, progress
+        self._others = _typical_labels(triggers, found, settings.compared)
+        latent = isinstance(found, LatentTrigger)
+        both = found.label is not None and shift and any(layer.kind == "norm" for layer in layers)
+        self._kinds = [latent, not latent] if both else [latent]
+        self._limits: dict[bool, float] = {}
+        self.seen: list[Found] = []
+
+    def beside(self, network: nn.Module) -> list[Found]:
+        """Return the trigger found, and others of its kind from other starts that converged."""
+        kind = self._kinds[0]
+        others = [self._invert(network, kind, self._found.label) for _ in range(self._settings.starts - 1)]
+        return [trigger for trigger in (self._found, *others) if trigger.converged]
+
+    def cheap(self, network: nn.Module) -> list[Found]:
+        """Return the cheap triggers of the first kind that has any, that of the trigger found first.
+
+        What the labels to compare with take is measured once for each kind, on the first network.
+        """
+        for kind in self._kinds:
+            known = [self._invert(network, kind, self._found.label) for _ in range(self._settings.starts)]
+            self.seen.append(min(known, key=lambda trigger: (not trigger.converged, trigger.norm)))
+            if kind not in self._limits:
+                others = [self._invert(network, kind, label) for label in self._others]
+                norms = [other.norm if other.converged else math.inf for other in others]
+                part = self._settings.cheap_shift if kind else self._settings.cheap
+                self._limits[kind] = part * statistics.median(norms)
+            limit = self._limits[kind]
+            if cheap := [trigger for trigger in known if trigger.converged and trigger.norm <= limit]:
+                return cheap
+        return []
+
+    def _invert(self, network: nn.Module, latent: bool, label: int | None) -> Found:
+        settings, clean = self._settings, self._clean
+        images = (clean.learn, clean.choose, clean.convention)
+        if latent and label is not None:
+            shifts = settings.latent(
+                network,
+                self._layers,
+                *images,
+                labels=[label],
+                generator=self._generator,
+                progress=self._progress,
+            )
+            return shifts[0]
+        invert = settings.changing if label is None else settings.inversion
+        return invert(network, *images, labels=[label], generator=self._generator, progress=self._progress)[0]
+
+
+def _typical_labels(triggers: Sequence[Found], found: Found, count: int) -> list[int]:
+    """Return the labels whose triggers were nearest the typical norm."""
+    middle = typical_norm(triggers, found)
+    nearest = sorted(triggers, key=lambda trigger: abs(trigger.norm - middle))
+    labels = [trigger.label for trigger in nearest if trigger.label != found.label]
+    return [label for label in labels if label is not None][:count]

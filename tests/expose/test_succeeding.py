@@ -1,0 +1,128 @@
+"""A successor takes less than triggers for other labels do on the same network, or it is none."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from planted import BACKDOOR, CLASSES, CLEAN, PLANTED, TARGET, Normed, Planted, corner, found_units
+from secateur.errors import MethodError
+from secateur.expose import (
+    Found,
+    Inversion,
+    InvertedTrigger,
+    LatentInversion,
+    LatentTrigger,
+    Succeeding,
+    Successors,
+)
+from secateur.progress import Silent
+from secateur.units import prune
+
+OTHERS = tuple(
+    InvertedTrigger(k, corner().trigger, 10.0 + k, 1.0, True) for k in range(CLASSES) if k != TARGET
+)
+
+
+class Blind(Inversion):
+    """Never converges."""
+
+    def __call__(self, *args: Any, labels: Any, **kwargs: Any) -> tuple[InvertedTrigger, ...]:
+        return tuple(InvertedTrigger(label, corner().trigger, 1.0, 0.0, False) for label in labels)
+
+
+class Counting(Silent):
+    """Counts inversions."""
+
+    def __init__(self) -> None:
+        self.inversions = 0
+
+    def start(self, stage: str, total: int) -> None:
+        self.inversions += stage == "inverting"
+
+
+def successors(
+    network: nn.Module,
+    found: Found | None = None,
+    *,
+    shift: bool = True,
+    progress: Silent | None = None,
+    **settings: Any,
+) -> Successors:
+    network.eval().requires_grad_(False)
+    found = found or corner()
+    return Successors(
+        Succeeding(**{"starts": 2, "compared": 3, **settings}),
+        found,
+        [found, *OTHERS],
+        found_units(network)[0].layers,
+        CLEAN,
+        shift=shift,
+        generator=torch.Generator().manual_seed(0),
+        progress=progress or Silent(),
+    )
+
+
+def test_a_backdoor_that_is_still_there_is_cheap() -> None:
+    found = successors(Planted())
+    assert {trigger.label for trigger in found.cheap(Planted().requires_grad_(False))} == {TARGET}
+    assert found.seen[0].norm < 2
+
+
+def test_once_it_is_pruned_nothing_is_cheap() -> None:
+    network = Planted().requires_grad_(False)
+    discovery, units = found_units(network)
+    look = successors(network)
+    assert look.cheap(prune(network, discovery.layers, [units[k] for k in BACKDOOR])) == []
+    # The label is now as hard to reach as it is without a backdoor.
+    assert look.seen[0].norm > 4
+
+
+def test_what_patches_miss_is_looked_for_among_shifts() -> None:
+    network = Normed()
+    look = successors(network, inversion=Blind())
+    cheap = look.cheap(network)
+    assert cheap
+    for trigger in cheap:
+        assert isinstance(trigger, LatentTrigger)
+        (shift,) = trigger.shifts.values()
+        assert int(shift.abs().argmax()) == PLANTED
+    assert [isinstance(trigger, LatentTrigger) for trigger in look.seen] == [False, True]
+    assert successors(network, inversion=Blind(), shift=False).cheap(network) == []
+
+
+def test_the_kind_of_the_trigger_found_comes_first() -> None:
+    network = Normed()
+    look = successors(network, LatentTrigger(TARGET, {}, 1.0, 1.0, True))
+    assert all(isinstance(trigger, LatentTrigger) for trigger in look.cheap(network))
+    assert len(look.seen) == 1
+
+
+def test_without_the_backdoor_no_kind_is_cheap() -> None:
+    network = Normed(strength=0.0)
+    assert successors(network, latent=LatentInversion(precision="float32")).cheap(network) == []
+
+
+def test_other_labels_are_compared_with_once() -> None:
+    network, progress = Planted(), Counting()
+    look = successors(network, progress=progress)
+    look.cheap(network)
+    assert progress.inversions == 2 + 3
+    look.cheap(network)
+    assert progress.inversions == 2 + 3 + 2
+
+
+def test_the_trigger_found_comes_with_others_of_its_kind() -> None:
+    network = Planted()
+    look = successors(network)
+    found, other = look.beside(network)
+    assert found.norm == 1
+    assert other.label == TARGET
+    assert look.seen == []
+
+
+@pytest.mark.parametrize("wrong", [{"starts": 0}, {"compared": 0}, {"cheap": 0.0}, {"cheap_shift": 1.1}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MethodError):
+        Succeeding(**wrong)
