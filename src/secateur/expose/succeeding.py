@@ -119,7 +119,7 @@ class Successors:
             self.seen.append(min(known, key=lambda trigger: (not trigger.converged, trigger.norm)))
             if kind not in self._limits:
                 others = [self._invert(network, kind, label) for label in self._others]
-                norms = [other.norm if other.converged else math.inf for other in others]
+                norms = [other.norm for other in others if other.converged] or [math.inf]
                 part = self._settings.cheap_shift if kind else self._settings.cheap
                 self._limits[kind] = part * statistics.median(norms)
             limit = self._limits[kind]
