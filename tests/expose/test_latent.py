@@ -55,6 +55,17 @@ def test_without_it_nothing_stands_out() -> None:
     assert suspect(invert(Normed(strength=0.0))) is None
 
 
+def test_a_norm_with_two_names_is_shifted_once() -> None:
+    network = Normed()
+    network.alias = nn.Sequential(network.norm)
+    (found,) = invert(network, (TARGET,))
+    assert len(found.shifts) == 1
+    assert found.norm < 0.5
+    shifted, _ = found.present(network, HELD_OUT.images)
+    (shift,) = found.shifts.values()
+    assert torch.allclose(shifted.norm.bias, network.norm.bias + shift)
+
+
 def test_only_early_norms_are_shifted() -> None:
     (found,) = invert(Normed(), (TARGET,), steps=1)
     assert list(found.shifts) == ["norm.bias"]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
-from secateur.expose import Inversion, InvertedTrigger, anomalies, success_of, suspect
+from secateur.expose import Inversion, InvertedTrigger, anomalies, success_of, suspect, typical_norm
 
 CLASSES, SIZE = 5, 8
 CONVENTION = InputConvention((SIZE, SIZE), 1)
@@ -152,6 +152,15 @@ def test_suspect_needs_convergence_and_a_much_smaller_mask() -> None:
     assert suspect([trigger(0, 8.0), *others]) is not None
     assert suspect([trigger(0, 8.0, converged=False), *others]) is None
     assert suspect([trigger(0, 60.0), *others]) is None
+
+
+def test_what_did_not_converge_makes_nothing_look_small() -> None:
+    converged = [trigger(label, norm) for label, norm in enumerate((16.0, 20.0, 21.0, 22.0))]
+    others = [trigger(label, 800.0, converged=False) for label in range(4, 10)]
+    assert anomalies([*converged, *others])[0] > 3
+    assert suspect([*converged, *others]) is None
+    assert typical_norm([*converged, *others], converged[0]) == 21
+    assert typical_norm([converged[0], *others], converged[0]) == 800
     assert suspect([trigger(0, 8.0), trigger(1, 80.0)]) is None
     assert suspect([]) is None
 

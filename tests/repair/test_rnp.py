@@ -2,12 +2,19 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from planted import CLEAN, Normed
 from secateur.errors import MethodError
+from secateur.expose import Inversion, Search
 from secateur.repair import RNP, Recovering, Repair, create
+from secateur.repair.erasing import Erasing
 from secateur.units import Recipe
 from tiny import accuracy_and_success, backdoored, clean
+
+SHIFTS = Search(patches=Inversion(steps=1), changing=Inversion(steps=1))
+"""Patches are not found, so that shifts are looked for."""
 
 
 def repair(network: nn.Module, seed: int = 0, preset: str = "default", **settings: object) -> Repair:
@@ -47,7 +54,38 @@ def test_a_softmax_inside_does_not_hide_the_backdoor() -> None:
     plain = repair(backdoored())
     inside = repair(Wrapped("module"))
     assert torch.equal(plain.scores, inside.scores)
-    assert repair(Wrapped("function")).exposure is not None
+    function = repair(Wrapped("function"))
+    assert torch.allclose(plain.scores, function.scores, atol=1e-2)
+
+
+class Remembering(nn.Module):
+    """Flattens with view, keeps an activation, and knows its norms under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = backdoored()
+        self.norms = nn.ModuleList([self.body.bn1, self.body.bn2])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        body = self.body
+        x = F.max_pool2d(F.relu(body.bn1(body.conv1(x))), 2)
+        self.seen = x
+        x = F.max_pool2d(F.relu(body.bn2(body.conv2(x))), 2)
+        return body.head(x.view(x.size(0), -1))
+
+
+def test_networks_that_flatten_with_view_or_keep_activations_are_repaired() -> None:
+    result = repair(Remembering(), search=SHIFTS)
+    assert accuracy_and_success(result.network)[1] < 0.5
+    assert repair(Remembering(), search=None).outcome == "repaired"
+
+
+def test_a_trigger_whose_units_cannot_be_pruned_is_not_nothing() -> None:
+    result = RNP(erasing=Erasing(share=1e-6))(Normed(), CLEAN)
+    assert result.trigger is not None
+    assert not result.recipe.units
+    assert result.outcome == "inconclusive"
+    assert any("weakens the trigger" in note for note in result.notes)
 
 
 def test_the_preset_paper_prunes_the_norm_weights_whose_last_mask_is_low() -> None:

@@ -123,7 +123,7 @@ def test_text_of_others_stays_text() -> None:
         ("evaluated", ["100.0 % → 1.0 %", "Measured with the trigger"]),
         ("nothing found", ["Nothing found to repair", "not a statement that the network is clean"]),
         ("inconclusive", ["Inconclusive", "Unlearning never reached its stop.", "so there is no curve"]),
-        ("no exposure", ["This method does not unlearn"]),
+        ("no exposure", ["This repair did not unlearn"]),
         ("60 layers", ["40 of 480"]),
     ],
 )

@@ -99,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return BROKEN_PIPE
         complain(_system_error(error))
         return BAD_INPUT
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        complain("there is not enough memory; take fewer or smaller images (--samples, --size)")
+        return BAD_INPUT
     except MemoryError:
         complain("there is not enough memory; take fewer or smaller images (--samples, --size)")
         return BAD_INPUT
@@ -123,6 +128,11 @@ def _system_error(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}permission denied; choose a place that you may write to and read from"
     return f"{where}{error.strerror or error}"
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Say whether torch could not allocate; on CPUs its error is of no type of its own."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _detach_output() -> None:

@@ -59,6 +59,8 @@ def _rows(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append((f"accuracy {moment}", shown))
     if loss is not None:
         rows.append(("loss", loss["statement"]))
+    if evidence["trigger"] is not None:
+        rows.append(("inverted trigger", evidence["trigger"]["statement"]))
     exposure = evidence["exposure"]
     if exposure is not None:
         name = "" if exposure["name"] is None else f" ({exposure['name']})"

@@ -4,7 +4,6 @@ A trigger that is spread over the image has no small mask, but the network still
 channels. Looking for it there needs no idea of what it does to pixels.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from secateur.data import InputConvention, LabelledImages
 from secateur.errors import MethodError
 from secateur.expose.triggers import SLACK, images_of_others
 from secateur.expose.unlearning import predict
-from secateur.models import Precision, autocast, check_precision
+from secateur.models import Precision, autocast, check_precision, duplicate
 from secateur.progress import Progress, Silent
 from secateur.units import UnitLayer
 
@@ -55,7 +54,7 @@ class LatentTrigger:
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return a shifted copy of the network, and the images as they are."""
-        shifted = copy.deepcopy(network)
+        shifted = duplicate(network)
         with torch.no_grad():
             for name, shift in self.shifts.items():
                 shifted.get_parameter(name).add_(shift)
@@ -180,7 +179,8 @@ class LatentInversion:
                 )
             }
             with autocast(self.precision, device):
-                output = functional_call(network, moved, (inputs,)).float()
+                # Of a norm that has two names, torch would swap the bias twice and restore it once.
+                output = functional_call(network, moved, (inputs,), tie_weights=False).float()
             norm = raw.norm()
             optimizer.zero_grad(set_to_none=True)
             (F.cross_entropy(output, target) + weight * norm).backward()
@@ -206,10 +206,14 @@ class LatentInversion:
 def _early(network: nn.Module, layers: Sequence[UnitLayer]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return bias and standard deviation of the channels of the first norms, by the bias's name."""
     norms = [layer for layer in layers if layer.kind == "norm"]
-    found = {}
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    taken: set[int] = set()
     for layer in norms[: max(1, math.ceil(EARLY * len(norms)))]:
         module = network.get_submodule(layer.name)
         for slices in layer.shift:
-            deviation = module.get_parameter("weight").detach().abs()
-            found[slices.parameter] = (network.get_parameter(slices.parameter).detach(), deviation)
+            bias = network.get_parameter(slices.parameter)
+            # A module may be registered under several names.
+            if id(bias) not in taken:
+                taken.add(id(bias))
+                found[slices.parameter] = (bias.detach(), module.get_parameter("weight").detach().abs())
     return found

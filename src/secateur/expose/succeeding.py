@@ -147,6 +147,6 @@ class Successors:
 def _typical_labels(triggers: Sequence[Found], found: Found, count: int) -> list[int]:
     """Return the labels whose triggers were nearest the typical norm."""
     middle = typical_norm(triggers, found)
-    nearest = sorted(triggers, key=lambda trigger: abs(trigger.norm - middle))
+    nearest = sorted(triggers, key=lambda trigger: (not trigger.converged, abs(trigger.norm - middle)))
     labels = [trigger.label for trigger in nearest if trigger.label != found.label]
     return [label for label in labels if label is not None][:count]

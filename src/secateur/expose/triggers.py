@@ -29,8 +29,8 @@ SLACK = 0.2
 TINY = 1e-9
 OPAQUE = 2.0
 """Masks start nearly opaque, so that no pixel stays below the threshold of a unit that waits for it."""
-VALUES_PER_PASS = 1 << 22
-"""Input values that go through the network at once; more candidates than that take turns."""
+VALUES_PER_PASS, IMAGES_PER_PASS = 1 << 22, 512
+"""Input values and images that go through the network at once; more candidates than that take turns."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,13 @@ class Inversion:
             labels = range(classes)
         seed = int(torch.randint(2**31, (), generator=generator))
         runs = [(label, restart) for label in labels for restart in range(self.restarts)]
-        together = max(1, VALUES_PER_PASS // (self.batch_size * learn.images[0].numel()))
+        together = max(
+            1,
+            min(
+                VALUES_PER_PASS // (self.batch_size * learn.images[0].numel()),
+                IMAGES_PER_PASS // self.batch_size,
+            ),
+        )
         groups = [runs[start : start + together] for start in range(0, len(runs), together)]
         progress.start("inverting", self.steps * len(groups))
         frozen = [p for p in network.parameters() if p.requires_grad]
@@ -250,7 +256,7 @@ class Inversion:
                 smaller = succeeded & (norms < smallest)
                 smallest = torch.where(smaller, norms, smallest)
                 # A run that never succeeded is represented by where it ended.
-                replaced = smaller | smallest.isinf()
+                replaced = (smaller | smallest.isinf()) & opened.flatten(1).isfinite().all(1)
                 best = torch.where(replaced[:, None, None, None], opened, best)
                 weights = torch.where(succeeded, weights * self.factor, weights / self.factor)
             optimizer.step()
@@ -335,16 +341,18 @@ def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
 
 def suspect(triggers: Sequence[AnyFound]) -> AnyFound | None:
     """Return the trigger that is anomalously small among those of all labels, if one is."""
-    if not triggers:
+    if not any(trigger.converged for trigger in triggers):
         return None
-    middle = statistics.median(trigger.norm for trigger in triggers)
+    middle = statistics.median(trigger.norm for trigger in triggers if trigger.converged)
     index, found = max(zip(anomalies(triggers), triggers, strict=True), key=lambda pair: pair[0])
     return found if index > ANOMALOUS and found.norm <= SMALL * middle else None
 
 
 def typical_norm(triggers: Sequence[Found], found: Found) -> float:
-    """Return the median norm of the triggers for other labels than that of `found`."""
-    return statistics.median(trigger.norm for trigger in triggers if trigger.label != found.label)
+    """Return the median norm of the converged triggers for other labels than that of `found`."""
+    others = [trigger for trigger in triggers if trigger.label != found.label]
+    converged = [trigger for trigger in others if trigger.converged]
+    return statistics.median(trigger.norm for trigger in converged or others)
 
 
 def images_of_others(images: LabelledImages, label: int) -> Tensor:

@@ -102,7 +102,7 @@ class Unlearning:
         Whether dropout is active, as it is when the whole network is put in training mode. Normalisation
         always uses the statistics of the batch.
     precision
-        Of forward passes; the answers that are counted are always computed in float32.
+        Of forward passes.
     """
 
     accuracy: float = 0.2
@@ -244,6 +244,8 @@ def batch_statistics(network: nn.Module, *, dropout: bool) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     try:
         network.train(dropout)
+        # Some networks answer with more than logits while the whole of them is in training mode.
+        network.training = False
         for module in network.modules():
             if isinstance(module, _BatchNorm):
                 module.train()

@@ -8,6 +8,7 @@ from secateur.models.convention_check import (
     check_convention,
     try_conventions,
 )
+from secateur.models.copying import duplicate, to_fastest_layout
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.output import logits
 from secateur.models.precision import Precision, autocast, check_precision, uses_bfloat16
@@ -26,10 +27,12 @@ __all__ = [
     "build",
     "check_convention",
     "check_precision",
+    "duplicate",
     "load_model",
     "logits",
     "read_checkpoint",
     "resolve",
+    "to_fastest_layout",
     "try_conventions",
     "uses_bfloat16",
     "write_weights",

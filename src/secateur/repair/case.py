@@ -1,6 +1,5 @@
 """What the stages of a method share: the network under repair, its units, clean data, time and notes."""
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData, example_input
 from secateur.errors import MethodError
-from secateur.models import logits
+from secateur.models import duplicate, logits, to_fastest_layout
 from secateur.progress import Progress, Silent
 from secateur.units import Discovery, discover
 
@@ -65,8 +64,9 @@ class Case:
             The network has no prunable unit, or its weights are not float32.
         """
         _check_precision(network)
-        work = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=torch.channels_last)
+        work = duplicate(network).eval().requires_grad_(True)
         example = example_input(clean.convention).to(next(work.parameters()).device)
+        to_fastest_layout(work, example)
         discovery = discover(work, example)
         if not discovery.total:
             raise MethodError(

@@ -15,8 +15,8 @@ from secateur.repair.result import CurvePoint
 from secateur.statistics import Proportion, paired_loss
 from secateur.units import Replay, UnitLayer
 
-BATCH = 128
-"""Images per forward pass."""
+BATCH, VALUES = 128, 1 << 22
+"""Images, and values of images, per pass at most."""
 MEMORY = 1 << 29
 """Bytes of activations that held-out images may keep."""
 
@@ -102,4 +102,5 @@ class HeldOut:
 
 def network_inputs(images: Tensor, convention: InputConvention, device: torch.device) -> list[Tensor]:
     """Return `images`, ``(N, C, H, W)`` in ``[0, 1]``, as batches of what the network takes."""
-    return [convention.normalise(part.to(device)) for part in torch.split(images, BATCH)]
+    size = max(1, min(BATCH, VALUES // images[0].numel()))
+    return [convention.normalise(part.to(device)) for part in torch.split(images, size)]

@@ -38,12 +38,12 @@ class Repair:
     Attributes
     ----------
     method
-        Name and preset, as the command line knows them.
+        Name, as the command line knows it; `hyperparameters` tell the preset.
     outcome
         ``repaired``; ``nothing found`` (the network is as it came); ``inconclusive`` (nothing was pruned,
         and `notes` say why).
     network
-        A copy of the network with the units of `recipe` pruned; evaluation mode, on the CPU.
+        A copy of the network with the units of `recipe` pruned; evaluation mode, on its device.
     recipe
         Which units, in which order, with which scores.
     discovery

@@ -1,6 +1,5 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from secateur.expose import (
     Unlearning,
     typical_norm,
 )
+from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.case import Case, flushed_denormals
 from secateur.repair.choosing import Choice
@@ -106,7 +106,8 @@ class RNP:
         Allowed loss of held-out clean accuracy, in ``[0, 1]``: pruning stops before the loss is shown to be
         larger, that is before the lower end of its interval exceeds the budget. None prunes every suspect.
     share
-        Of all units, how many may be pruned under a budget, in ``[0, 1]``: a backdoor sits in few.
+        Of all units, how many may be pruned by their masks under a budget, in ``[0, 1]``: a backdoor sits in
+        few. `erasing` and `silencing` have shares of their own.
     shift
         Whether pruning zeroes a norm's bias with its weight.
     search
@@ -187,7 +188,7 @@ class RNP:
         """Unlearn on a copy, if that reveals something of the network."""
         if self.search and not any(layer.kind == "norm" for layer in case.discovery.layers):
             return None, None
-        unlearned = copy.deepcopy(case.network)
+        unlearned = duplicate(case.network)
         with case.stage("unlearning", unlearned):
             exposure = self.unlearning(
                 unlearned,
@@ -211,16 +212,19 @@ class RNP:
             return Findings(None, ())
         case.network.requires_grad_(False)
         with case.stage("inverting"):
-            return self.search(
+            findings = self.search(
                 case.network,
                 case.discovery.layers,
                 case.clean,
-                answers=exposure.answers if exposure else None,
+                answers=exposure.answers if exposure and exposure.finite else None,
                 classes=case.network(case.example).shape[1],
                 shift=self.shift,
                 generator=case.generator,
                 progress=case.progress,
             )
+        if not findings.triggers:
+            del case.seconds["inverting"]
+        return findings
 
     def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
@@ -237,10 +241,9 @@ class RNP:
                 progress=case.progress,
             )
         case.notes.append(_found_note(findings.triggers, found))
-        if again := erased.triggers[1:]:
-            case.notes.append(f"Triggers inverted again on the pruned network take {_sizes(again)}.")
-        if not erased.choice.pruned:
-            case.notes.append("No unit could be taken out within the budget.")
+        if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
+            case.notes.append(f"Triggers inverted again on pruned networks take {_sizes(again)}.")
+        case.notes += _stopped_notes(erased.choice)
         return erased.choice, erased.scores
 
     def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
@@ -256,8 +259,7 @@ class RNP:
                 progress=case.progress,
             )
         case.notes.append(_found_note(findings.triggers, found))
-        if not choice.pruned:
-            case.notes.append("No unit could be taken out within the budget.")
+        case.notes += _stopped_notes(choice)
         return choice, scores
 
     def _recover(
@@ -270,7 +272,7 @@ class RNP:
         """Recover masks, on the unlearned network and on the original, and choose by them."""
         parts = [(1 - self.original, unlearned, "recovering")]
         if self.original:
-            parts.append((self.original, copy.deepcopy(case.network), "recovering the original"))
+            parts.append((self.original, duplicate(case.network), "recovering the original"))
         scores = torch.zeros(case.discovery.total)
         for weight, start, stage in parts:
             with case.stage(stage, start):
@@ -295,7 +297,8 @@ class RNP:
     def _leave(self, case: Case, findings: Findings) -> tuple[Choice, Tensor]:
         """Prune nothing, and say why."""
         reason = (
-            "The network has no batch normalisation, so unlearning and masks reveal nothing reliable of it"
+            "The network has no normalisation with weights to mask, so unlearning and masks reveal nothing "
+            "reliable of it"
         )
         if findings.triggers:
             case.notes.append(f"{reason}. {_nothing_small(findings.triggers)} Nothing was pruned.")
@@ -350,10 +353,10 @@ class RNP:
             gamma_only=not self.shift,
         )
         repaired = prune(network, layers, [s.unit for s in scored], shift=self.shift)
-        revealed = exposure is not None and exposure.finite
+        nothing = exposure is not None and exposure.finite and found is None
         return Repair(
             method="rnp",
-            outcome="repaired" if scored else "nothing found" if revealed else "inconclusive",
+            outcome="repaired" if scored else "nothing found" if nothing else "inconclusive",
             network=repaired.eval(),
             recipe=recipe,
             discovery=case.discovery,
@@ -376,6 +379,19 @@ def _found_note(triggers: Sequence[Found], found: Found) -> str:
         f"{100 * found.success:.0f} % of held-out images; typical others take "
         f"{typical_norm(triggers, found):.1f}. Units that carry it were looked for."
     )
+
+
+def _stopped_notes(choice: Choice) -> list[str]:
+    if not choice.kept:
+        return ["No unit that may be pruned weakens the trigger."]
+    if not choice.pruned:
+        return ["No unit could be taken out within the budget."]
+    if len(choice.pruned) < len(choice.kept):
+        return [
+            f"The budget allowed {len(choice.pruned)} of {len(choice.kept)} units that carry the triggers: "
+            "what is left of the backdoor may still work."
+        ]
+    return []
 
 
 def _sizes(triggers: Sequence[Found]) -> str:

@@ -225,7 +225,7 @@ def _changes(
         deviation = (squares / values[name] - mean.square()).clamp_min(0).sqrt()
         floor = FLOOR * deviation.mean() + torch.finfo(deviation.dtype).tiny
         changes[name] = change / values[name] / (deviation + floor)
-    middle = torch.cat(list(changes.values())).median() if changes else torch.ones(())
+    middle = torch.cat(list(changes.values())).median() if changes else torch.ones((), device=plain[0].device)
     return torch.cat(
         [changes[layer.name] if layer in told else middle.expand(layer.count) for layer in layers]
     )

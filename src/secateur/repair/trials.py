@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData
 from secateur.expose import Found, answers_without, of_others, wanted_classes
-from secateur.repair.choosing import BATCH, network_inputs
+from secateur.repair.choosing import network_inputs
 from secateur.units import Replay, UnitLayer, masked
 
 TRIAL_MEMORY = 1 << 30
@@ -101,7 +101,7 @@ class Trials:
             changed, stamped = trigger.present(network, images[turn])
             wanted = wanted_classes(self._label, answers[turn], classes).to(flat.device)
             batches = network_inputs(stamped, clean.convention, flat.device)
-            self._shown.append((changed, batches, list(torch.split(wanted, BATCH))))
+            self._shown.append((changed, batches, list(torch.split(wanted, len(batches[0])))))
             self._replays.append(self._replay(changed, stamped[::every], clean, flat))
             tried.append(answers[turn][::every])
         self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
@@ -142,6 +142,8 @@ class Trials:
 
     def needless(self, flat: Tensor, kept: Sequence[int], *, success: float) -> list[int]:
         """Return units, of those taken out, that cost far more than the others for what they take away."""
+        if self.now.cost <= FREE:
+            return []
         groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self._group)]
         now, back = self.now, list[int]()
         average = now.cost / max(self._depth - now.depth, FREE)

@@ -11,7 +11,7 @@ import torch
 
 from secateur._version import __version__
 from secateur.data import CleanData
-from secateur.expose import Exposure
+from secateur.expose import Exposure, Found, LatentTrigger
 from secateur.models import LoadedModel
 from secateur.repair.result import CurvePoint, Repair
 from secateur.report import wording
@@ -91,6 +91,7 @@ def collect(
         raise ValueError(f"{tuple(repair.scores.shape)} scores for {repair.discovery.total} units")
     chosen = repair.curve[repair.chosen] if repair.curve else None
     pruned = len(repair.recipe.units)
+    exposure = repair.exposure if repair.exposure and repair.exposure.finite else None
     evidence = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -140,12 +141,14 @@ def collect(
             ],
         },
         "units": _units(repair),
-        "exposure": _exposure(repair.exposure, clean.class_names) if repair.exposure else None,
+        "trigger": _trigger(repair.trigger, clean.class_names) if repair.trigger else None,
+        "exposure": _exposure(exposure, repair.trigger, clean.class_names) if exposure else None,
         "evaluation": _evaluation(evaluation) if evaluation else None,
         "seconds": repair.seconds,
         "notes": repair.notes,
         "not_run": wording.not_run(
             unlearned=repair.exposure is not None,
+            diverged=repair.exposure is not None and exposure is None,
             inverted="inverting" in repair.seconds,
             evaluated=evaluation is not None,
         ),
@@ -249,7 +252,20 @@ def histogram(scores: torch.Tensor) -> list[int]:
     return [int(count) for count in torch.bincount(bins, minlength=SCORE_BINS)]
 
 
-def _exposure(exposure: Exposure, class_names: Sequence[str] | None) -> dict[str, object]:
+def _trigger(trigger: Found, class_names: Sequence[str] | None) -> dict[str, object]:
+    found: Evidence = {
+        "kind": "shift" if isinstance(trigger, LatentTrigger) else "patch",
+        "label": trigger.label,
+        "name": None if trigger.label is None else _name(trigger.label, class_names),
+        "norm": trigger.norm,
+        "success": trigger.success,
+    }
+    return found | {"statement": wording.trigger_statement(found)}
+
+
+def _exposure(
+    exposure: Exposure, trigger: Found | None, class_names: Sequence[str] | None
+) -> dict[str, object]:
     images = sum(exposure.answers)
     others = [count for label, count in enumerate(exposure.answers) if label != exposure.label]
     found: Evidence = {
@@ -269,7 +285,8 @@ def _exposure(exposure: Exposure, class_names: Sequence[str] | None) -> dict[str
             ],
         },
     }
-    return found | {"statement": wording.exposure_statement(found)}
+    confirmed = None if trigger is None else trigger.label == exposure.label
+    return found | {"statement": wording.exposure_statement(found, confirmed=confirmed)}
 
 
 def _name(label: int, class_names: Sequence[str] | None) -> str | None:

@@ -114,8 +114,23 @@ def loss_statement(loss: Mapping[str, Any]) -> str:
     return f"{measured} The whole interval is within the budget."
 
 
-def exposure_statement(exposure: Mapping[str, Any]) -> str:
-    """Return how strong the revealed label is, in plain words."""
+def trigger_statement(trigger: Mapping[str, Any]) -> str:
+    """Return what the inverted trigger is, in plain words."""
+    what = (
+        f"A patch of {trigger['norm']:.1f} pixels"
+        if trigger["kind"] == "patch"
+        else f"A shift of early channels by {trigger['norm']:.1f} of their standard deviations"
+    )
+    label = trigger["label"] if trigger["name"] is None else f"{trigger['label']} ({trigger['name']})"
+    does = "changes the answer to" if label is None else f"gives class {label} to"
+    return f"{what} {does} {percent(trigger['success'])} of other images, held out from its making."
+
+
+def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -> str:
+    """Return how strong the revealed label is, in plain words.
+
+    `confirmed` says whether the trigger that was inverted is for the same label; None if there is none.
+    """
     share, runner_up = exposure["share"], exposure["runner_up"]
     label = exposure["label"] if exposure["name"] is None else f"{exposure['label']} ({exposure['name']})"
     sentences = [
@@ -138,12 +153,17 @@ def exposure_statement(exposure: Mapping[str, Any]) -> str:
         )
     sentences.append(
         "The label alone is no verdict: a clean network that is made to forget its task also collapses to "
-        "some class. It says which class to suspect if there is a backdoor."
+        "some class. "
+        + {
+            None: "It says which class to suspect if there is a backdoor.",
+            True: "The trigger that was inverted is for the same class.",
+            False: "The trigger that was inverted does not point to this class, and decided what to prune.",
+        }[confirmed]
     )
     return " ".join(sentences)
 
 
-def not_run(*, unlearned: bool, inverted: bool, evaluated: bool) -> list[dict[str, str]]:
+def not_run(*, unlearned: bool, diverged: bool, inverted: bool, evaluated: bool) -> list[dict[str, str]]:
     """Return the checks that a reader may expect, and why they were not made."""
     checks = []
     if not evaluated:
@@ -158,6 +178,13 @@ def not_run(*, unlearned: bool, inverted: bool, evaluated: bool) -> list[dict[st
     if not unlearned:
         checks.append(
             {"check": "Exposure of the target label", "reason": "This repair did not unlearn the network."}
+        )
+    if diverged:
+        checks.append(
+            {
+                "check": "Exposure of the target label",
+                "reason": "Unlearning diverged, so what the network answers means nothing.",
+            }
         )
     if not inverted:
         checks.append(

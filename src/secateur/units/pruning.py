@@ -1,11 +1,11 @@
 """Zeroing units for good."""
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from secateur.models import duplicate
 from secateur.units.layers import Slices, Unit, UnitLayer, group_units
 
 
@@ -56,7 +56,7 @@ def prune(
         A unit does not exist, or a layer does not belong to this network.
     """
     grouped = group_units(layers, units)
-    pruned = copy.deepcopy(network)
+    pruned = duplicate(network)
     for layer, indices in grouped:
         for slices in layer.slices(shift=shift):
             try:
