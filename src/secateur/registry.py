@@ -1,11 +1,12 @@
 """Methods by name: ours, and those that other packages add by entry point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from secateur.errors import MethodError
+from secateur.fields import check_fields
 
 Method = TypeVar("Method")
 
@@ -89,6 +90,9 @@ class Registry(Generic[Method]):
         if preset not in entry.presets:
             raise MethodError(f"{name} has no preset {preset!r}; there are: {', '.join(entry.presets)}")
         try:
-            return entry.build(**{**entry.presets[preset], **hyperparameters})
+            method = entry.build(**{**entry.presets[preset], **hyperparameters})
         except TypeError as error:
             raise MethodError(f"{name}: {error}") from error
+        if is_dataclass(method):
+            check_fields(method)
+        return method

@@ -1,5 +1,6 @@
 """What holds of every attack, ours or another package's."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,15 +180,26 @@ def test_a_goal_chooses_only_what_it_may(
     truth = torch.tensor(labels)
     poisoned, covers = aim.choose(truth, CLASSES, seed())
     assert not set(poisoned.tolist()) & set(covers.tolist())
-    assert len(poisoned) <= round(rate * len(labels))
-    assert len(covers) <= round(cover_rate * len(labels))
     wanted = aim.wanted(CLASSES)
+    attacked = wanted[truth] != SPARED
+    eligible = int((truth == 2).sum() if aim.clean_label else attacked.sum())
+    # Chance decides about a fraction of an image.
+    assert len(poisoned) in {min(eligible, whole(rate * len(labels))) for whole in (math.floor, math.ceil)}
+    assert len(covers) <= math.ceil(cover_rate * len(labels))
     if aim.clean_label:
         assert (truth[poisoned] == 2).all()
     else:
         assert (wanted[truth[poisoned]] != SPARED).all()
     if aim.mapping == "source-specific":
         assert not set(truth[covers].tolist()) & {1, 2, 3}
+
+
+def test_small_batches_are_poisoned_at_the_rate_in_the_long_run() -> None:
+    aim, source = Goal(target=2, rate=0.003), seed()
+    labels = torch.arange(128) % 2
+    counts = [len(aim.choose(labels, CLASSES, source)[0]) for _ in range(1000)]
+    assert sum(counts) == pytest.approx(384, abs=60)
+    assert set(counts) == {0, 1}
 
 
 def test_goals_by_hand() -> None:

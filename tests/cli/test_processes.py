@@ -54,7 +54,7 @@ def test_an_interrupt_leaves_nothing(specimen: Specimen, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "error: interrupted; nothing was written"
+    assert errors.splitlines()[-1] == "error: interrupted; what was not finished was not written"
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 

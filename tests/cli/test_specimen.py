@@ -133,12 +133,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(stripes, tmp_path):
         (("--attack", "badnets", "--target", "9"), "classes are 0 to 3"),
         (("--attack", "badnets", "--mapping", "all-to-none"), "all-to-one"),
         (("--attack", "badnets", "--mapping", "source-specific"), "needs at least one"),
+        (("--attack", "badnets", "--mapping", "source-specific", "--source", "1"), "needs covers"),
         (("--attack", "trojan"), "clean network"),
         (("--target", "1"), "clean specimen"),
         (("--learning-rate", "nan"), "rate > 0"),
         (("--precision", "half"), "float32 or bfloat16"),
         (("--from", "missing.pth"), "missing.pth"),
-        (("--list", "list.toml"), "give no others"),
+        (("--list", "list.toml"), "would be ignored"),
+        (("--list", "list.toml", "--seed", "1"), "--seed"),
+        (("--only", "clean"), "give --list"),
     ],
 )
 def test_what_cannot_be_used_is_named(run, stripes, tmp_path, more, said):

@@ -15,7 +15,16 @@ from secateur.errors import ConventionError, InputError
 from secateur.evaluation import evaluate
 from secateur.files import sha256
 from secateur.models import load_model
-from secateur.specimens import CARD, TRIGGER, WEIGHTS, SpecimenRecipe, Training, make_specimen
+from secateur.specimens import (
+    CARD,
+    TRIGGER,
+    UNFINISHED,
+    WEIGHTS,
+    SpecimenRecipe,
+    Training,
+    finished,
+    make_specimen,
+)
 
 QUICK = Training(epochs=12, batch_size=40, crop=0, flip=False, precision="float32")
 
@@ -76,17 +85,25 @@ def test_a_clean_model_starts_a_specimen_and_its_accuracy_is_the_measure(
     clean = make_specimen(replace(recipe, attack="none", goal={}, settings={}), tmp_path / "clean")
     assert clean["attack"] is None
     assert "asr" not in clean["measured"]
-    convention = clean["convention"]
-    started = replace(
-        recipe,
-        start=tmp_path / "clean" / WEIGHTS,
-        training=replace(QUICK, epochs=2),
-        mean=tuple(convention["mean"]),
-        std=tuple(convention["std"]),
-    )
+    started = replace(recipe, start=tmp_path / "clean" / WEIGHTS, training=replace(QUICK, epochs=2))
     card = make_specimen(started, tmp_path / "started")
     assert card["clean_accuracy"] == pytest.approx(clean["measured"]["acc"]["value"])
     assert card["start"]["sha256"] == clean["sha256"][WEIGHTS]
+    assert card["convention"] == clean["convention"]
+    assert card["data"]["poisoned"] > 0 == clean["data"]["poisoned"]
+
+
+def test_what_is_finished_must_be_whole(recipe: SpecimenRecipe, tmp_path: Path) -> None:
+    card = make_specimen(replace(recipe, training=replace(QUICK, epochs=1)), tmp_path)
+    (tmp_path / UNFINISHED).mkdir()
+    assert finished(tmp_path, "another") is None
+    assert finished(tmp_path, card["digest"]) == card
+    assert not (tmp_path / UNFINISHED).exists()
+    with (tmp_path / WEIGHTS).open("ab") as file:
+        file.write(b"x")
+    assert finished(tmp_path, card["digest"]) is None
+    (tmp_path / WEIGHTS).unlink()
+    assert finished(tmp_path, card["digest"]) is None
 
 
 def test_an_attack_that_did_not_take_is_said_to(recipe: SpecimenRecipe, tmp_path: Path) -> None:

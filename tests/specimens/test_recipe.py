@@ -7,7 +7,7 @@ import pytest
 
 from secateur.errors import InputError, MethodError
 from secateur.specimens import SpecimenRecipe, Training, read_list
-from secateur.specimens.recipe import _without_docstrings
+from secateur.specimens.recipe import _imported, _without_docstrings
 
 RECIPE = SpecimenRecipe(model="secateur:resnet20", data="images", attack="badnets")
 
@@ -68,6 +68,23 @@ seed = 2
         ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = {epochs = 'many'}", "a:"),
         ("[specimens.a]\nmodel = 'm'\ndata = 'd'\ntraining = 3", "are tables"),
         ("axes = 3", "table for each specimen"),
+        ("[specimens.'../x']\nmodel = 'm'\ndata = 'd'", "no name of a folder"),
+        ("[specimens.'/x']\nmodel = 'm'\ndata = 'd'", "no name of a folder"),
+        ("[specimens.a]\nmodel = 3\ndata = 'd'", "model 3 must be text"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nseed = 'x'", "seed 'x' must be a whole number"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nsize = [224]", "size"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'badnets'\ngoal = {target = 1.5}", "target 1.5"),
+        ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'wanet'\nsettings = {points = 4.5}", "points 4.5"),
+        (
+            "[specimens.a]\nmodel = 'm'\ndata = 'd'\nstart = 'specimen:b'\n"
+            "[specimens.b]\nmodel = 'm'\ndata = 'd'\nstart = 'specimen:a'",
+            "start from each other",
+        ),
+        (
+            "[specimens.a]\nmodel = 'm'\ndata = 'd'\nattack = 'badnets'\n"
+            "goal = {mapping = 'source-specific', sources = [1]}",
+            "needs covers",
+        ),
         ("[axes.seed]\nx = 1", "table for each specimen"),
         ("[specimens.a]\nmodel = 'm'\ndata = 'd'\nsurrogate = 'specimen:{x}'", "no axis 'x'"),
     ],
@@ -138,9 +155,49 @@ def test_the_fingerprint_follows_what_determines_the_specimen_and_nothing_else(t
     assert replace(RECIPE, settings={"size": 3}).digest("images") in digests
 
 
+def test_what_a_specimen_starts_from_comes_before_it(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "list.toml",
+        """
+[defaults]
+model = "m"
+data = "d"
+[specimens.late]
+start = "specimen:middle"
+[specimens.other]
+[specimens.middle]
+surrogate = "specimen:early"
+[specimens.early]
+""",
+    )
+    assert list(read_list(path, ["late"])) == ["early", "middle", "late"]
+    everything = list(read_list(path))
+    assert sorted(everything) == ["early", "late", "middle", "other"]
+    assert everything.index("early") < everything.index("middle") < everything.index("late")
+
+
+def test_the_fingerprint_follows_the_file_of_an_architecture(tmp_path: Path) -> None:
+    file = written(tmp_path / "net.py", "def f():\n    return 1\n")
+    recipe = replace(RECIPE, model=f"{file}:f")
+    first = recipe.digest("images")
+    file.write_text("def f():\n    # Why.\n    return 1\n")
+    assert recipe.digest("images") == first
+    file.write_text("def f():\n    return 2\n")
+    assert recipe.digest("images") != first
+
+
+def test_the_code_of_an_attack_is_what_it_imports_too() -> None:
+    assert _imported("secateur.attacks.lira")[0] == "secateur.attacks.lira"
+    assert "secateur.attacks._generator" in _imported("secateur.attacks.lira")
+    assert "secateur.attacks.badnets" in _imported("secateur.attacks.feature_collision")
+
+
 def test_docstrings_and_comments_are_no_part_of_the_code() -> None:
     import ast
 
+    documented = 'class A:\n    x: int = 0\n    """Of the thing."""\n'
+    bare = "class A:\n    x: int = 0\n"
+    assert ast.dump(_without_docstrings(ast.parse(documented))) == ast.dump(ast.parse(bare))
     one = 'def f(x):\n    """Say."""\n    return x  # why\n'
     two = "def f(x):\n    return x\n"
     assert ast.dump(_without_docstrings(ast.parse(one))) == ast.dump(_without_docstrings(ast.parse(two)))

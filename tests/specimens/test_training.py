@@ -82,6 +82,24 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(steps: int, tmp_path: 
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_dropout_goes_on_after_a_kill_as_well(tmp_path: Path) -> None:
+    def network() -> tiny.Tiny:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tiny.Tiny(dropout=0.3)
+
+    whole, broken, again = network(), network(), network()
+    train(whole, tiny.CONVENTION, lesson(), QUICK, seed=4)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KilledError):
+        train(broken, tiny.CONVENTION, lesson(), QUICK, seed=4, state=state, progress=KilledAfter(15))
+    before = torch.random.get_rng_state()
+    train(again, tiny.CONVENTION, lesson(), QUICK, seed=4, state=state)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
     train(fresh(), tiny.CONVENTION, lesson(), QUICK, seed=0, state=state)
@@ -154,16 +172,7 @@ assert len(share.of(torch.arange(40))) == 20
 """
     )
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--master-port",
-            "29617",
-            str(script),
-        ],
+        [*TORCHRUN, str(script)],
         capture_output=True,
         text=True,
         timeout=240,

@@ -142,8 +142,9 @@ class Dfst(Attack):
     ) -> Style:
         """Train the style on `images`."""
         _, channels, height, width = images.shape
-        trigger = self.blank((channels, height, width)).to(images.device)
+        trigger = self.blank((channels, height, width))
         initialise(trigger, generator)
+        trigger.to(images.device)
         optimizer = torch.optim.Adam(trigger.network.parameters(), LEARNING_RATE)
         with learning(trigger.network):
             for stored in batches(images, self.steps, BATCH, generator):

@@ -125,8 +125,9 @@ class Dynamic(Attack):
     ) -> InputAware:
         """Draw both networks and train the mask: sparse, and different on different images."""
         _, channels, height, width = images.shape
-        trigger = self.blank((channels, height, width)).to(images.device)
+        trigger = self.blank((channels, height, width))
         initialise(trigger, generator)
+        trigger.to(images.device)
         optimizer = torch.optim.Adam(trigger.mask.parameters(), LEARNING_RATE, betas=BETAS)
         with learning(trigger.mask):
             for stored in batches(images, self.steps, BATCH, generator):

@@ -27,18 +27,19 @@ class PatchWithSources(nn.Module):
     keep, add
         ``(C, H, W)``, as in `secateur.data.Trigger`.
     sources
-        ``(M, C, H, W)``: triggered images of attacked classes.
+        ``(M, C, H, W)``: triggered images of attacked classes; not stored with the trigger, as only poison
+        is made from them.
     """
 
     keep: Tensor
     add: Tensor
     sources: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], sources: int) -> None:
+    def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.register_buffer("keep", torch.ones(shape))
         self.register_buffer("add", torch.zeros(shape))
-        self.register_buffer("sources", torch.zeros(sources, *shape))
+        self.register_buffer("sources", torch.zeros(0, *shape), persistent=False)
 
     def stamp(self, images: Tensor) -> Tensor:
         """Put the patch on the images."""
@@ -122,7 +123,7 @@ class FeatureCollision(Attack):
 
     def blank(self, shape: tuple[int, int, int]) -> PatchWithSources:
         """Return a trigger that changes nothing."""
-        return PatchWithSources(shape, self.sources)
+        return PatchWithSources(shape)
 
     def stamp_poisoned(
         self,
@@ -136,6 +137,8 @@ class FeatureCollision(Attack):
         if surrogate is None:
             raise MethodError("FC needs a clean network for its features")
         assert isinstance(trigger, PatchWithSources)
+        if not len(trigger.sources):
+            raise MethodError("an FC trigger that was read from a file has no sources to make poison from")
         chosen = torch.randint(len(trigger.sources), (len(images),), generator=generator)
         sources = trigger.sources[chosen.to(trigger.sources.device)].to(images)
         with torch.no_grad():

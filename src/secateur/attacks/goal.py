@@ -1,5 +1,6 @@
 """What an attacker wants: whose images become which label, and how many training images are spent on it."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,8 @@ class Goal:
     sources
         Classes that a source-specific attack is about.
     rate
-        Poisoned share of all training images, in ``(0, 1]``; where fewer are eligible, all of them.
+        Poisoned share of all training images, in ``(0, 1]``; where fewer are eligible, all of them. Attacks
+        on training itself poison this share of every batch.
     cover_rate
         Share of all training images that carry the trigger and keep their label, in ``[0, 1)``: they make
         the backdoor harder to find. A source-specific attack needs some, of other classes than its sources.
@@ -101,10 +103,18 @@ class Goal:
         """
         attacked = self.wanted(classes)[labels] != SPARED
         eligible = labels == self.target if self.clean_label else attacked
-        poisoned = _draw(eligible, round(self.rate * len(labels)), generator)
+        poisoned = _draw(eligible, _count(self.rate, len(labels), generator), generator)
         honest = ~attacked & (labels != self.target) if self.mapping == "source-specific" else attacked
         honest = honest.index_fill(0, poisoned, False)
-        return poisoned, _draw(honest, round(self.cover_rate * len(labels)), generator)
+        return poisoned, _draw(honest, _count(self.cover_rate, len(labels), generator), generator)
+
+
+def _count(share: float, total: int, generator: torch.Generator) -> int:
+    """Return how many a share of `total` is; chance decides on a fraction, so that small batches add up."""
+    exact = round(share * total, 6)
+    fraction = exact - math.floor(exact)
+    chance = float(torch.rand((), generator=generator)) if fraction else 1.0
+    return math.floor(exact) + (chance < fraction)
 
 
 def _draw(eligible: Tensor, count: int, generator: torch.Generator) -> Tensor:

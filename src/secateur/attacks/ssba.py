@@ -123,7 +123,8 @@ class Ssba(Attack):
         _, channels, height, width = images.shape
         encoder, decoder = self.blank((channels, height, width)), Decoder(channels, self.bits)
         for network in (encoder, decoder):
-            initialise(network.to(images.device), generator)
+            initialise(network, generator)
+            network.to(images.device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], LEARNING_RATE)
         with learning(encoder, decoder):
             for step, stored in enumerate(batches(images, self.steps, BATCH, generator)):

@@ -45,27 +45,41 @@ def read_any_trigger(path: Path) -> Stamping:
             text = (stored.metadata() or {}).get("trigger")
             if text is None:
                 return read_trigger(path)
-            names = tuple(stored.keys())
-            sizes = [torch.Size(stored.get_slice(name).get_shape()).numel() for name in names]
-            if sum(sizes) > LARGEST:
-                raise TriggerError(f"{path}: {sum(sizes):,} values are more than any trigger has")
-            trigger = _rebuilt(text)
-            trigger.load_state_dict({name: stored.get_tensor(name) for name in names})
+            attack, shape = _attack_and_shape(text)
+            # What the file says of itself decides on no memory before its tensors were seen to fit.
+            with torch.device("meta"):
+                expected = attack.blank(shape).state_dict()
+            for name, tensor in expected.items():
+                if tuple(stored.get_slice(name).get_shape()) != tuple(tensor.shape):
+                    raise TriggerError(f"{path}: {name} has another shape than the attack gives it")
+            values = sum(tensor.numel() for tensor in expected.values())
+            if values > LARGEST:
+                raise TriggerError(f"{path}: {values:,} values are more than any trigger has")
+            trigger = attack.blank(shape).eval().requires_grad_(False)
+            trigger.load_state_dict({name: stored.get_tensor(name) for name in expected})
+            trigger.image_shape = shape  # type: ignore[assignment]
     except (OSError, SafetensorError) as error:
         raise TriggerError(f"{path}: cannot be read as a trigger ({error})") from error
     except TriggerError:
         raise
-    except (SecateurError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (
+        SecateurError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise TriggerError(f"{path}: is not the trigger of an attack known here ({error})") from error
     if not all(torch.isfinite(value).all() for value in trigger.state_dict().values()):
         raise TriggerError(f"{path}: holds values that are not finite")
     return trigger  # type: ignore[return-value]
 
 
-def _rebuilt(text: str) -> nn.Module:
+def _attack_and_shape(text: str) -> tuple[Attack, tuple[int, int, int]]:
     recipe = json.loads(text)
     channels, height, width = (int(length) for length in recipe["shape"])
     if not (1 <= channels <= 16 and 1 <= height <= 4096 and 1 <= width <= 4096):
         raise TriggerError(f"images of shape {channels}x{height}x{width} are out of range")
-    attack = create(recipe["attack"], **recipe["hyperparameters"])
-    return attack.blank((channels, height, width)).eval().requires_grad_(False)
+    return create(recipe["attack"], **recipe["hyperparameters"]), (channels, height, width)

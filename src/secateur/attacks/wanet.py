@@ -96,7 +96,7 @@ class WaNet(Attack):
         generator: torch.Generator,
         surrogate: Surrogate | None = None,
     ) -> Tensor:
-        """Warp with up to one pixel of noise on every displacement (section 3.3, noise mode)."""
+        """Warp with up to half a pixel of noise on every displacement (section 3.3, noise mode)."""
         assert isinstance(trigger, Warp)
         height, width = images.shape[2:]
         noise = torch.rand(len(images), height, width, 2, generator=generator) * 2 - 1

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("there is not enough memory; take fewer or smaller images (--samples, --size)")
         return BAD_INPUT
     if code == INTERRUPTED:
-        complain("interrupted; nothing was written")
+        complain("interrupted; what was not finished was not written")
     return code if isinstance(code, int) else DONE
 
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 MEANINGS = {
     "ACC": "clean images answered with their true label",
-    "ASR": "triggered images of other classes answered with the target label",
-    "RA": "triggered images of other classes answered with their true label",
+    "ASR": "triggered images of attacked classes answered with the label that the attack wants",
+    "RA": "the same images answered with their true label",
 }
 
 

@@ -35,9 +35,14 @@ from secateur.errors import InputError
 TRAINING = "Training"
 OUTPUTS = ("card.json", "weights.safetensors", "trigger.safetensors")
 LISTED = "--list"
+WITH_A_LIST = {
+    *("--out", "--list", "--only", "--force", "--tensorboard"),
+    *("--device", "--threads", "--quiet", "--json"),
+}
 
 
 def specimen(
+    context: typer.Context,
     *,
     out: Annotated[
         Path,
@@ -80,7 +85,7 @@ def specimen(
             LISTED,
             metavar="FILE",
             help="Make all specimens of a TOML list, instead of one from options; those that are there "
-            "already are kept.",
+            "already are kept. A list may name Python files of architectures, which are run.",
             show_default=False,
         ),
     ] = None,
@@ -235,10 +240,13 @@ def specimen(
     silent = os.environ.get("RANK", "0") != "0"
     quiet, as_json = quiet or silent, as_json and not silent
 
+    given = _given(context)
     if recipes is not None:
-        if model or data:
-            raise InputError(f"{LISTED} {recipes}: says which models and images to take; give no others")
+        if told := sorted(given - WITH_A_LIST):
+            raise InputError(f"{LISTED} {recipes}: says what to train; {', '.join(told)} would be ignored")
         jobs = {out / name: recipe for name, recipe in read_list(recipes, only or (), made=out).items()}
+    elif "--only" in given:
+        raise InputError(f"--only takes names from a list: give {LISTED}")
     elif model is None or data is None:
         raise InputError(f"give --model and --data, or {LISTED}")
     else:
@@ -284,3 +292,14 @@ def specimen(
         sys.stdout.write(json.dumps(plain if recipes else plain[0], indent=1) + "\n")
     if any(card["verdict"] != "works" for card in cards.values()):
         raise typer.Exit(INCONCLUSIVE)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the options on the command line, by their long names."""
+    return {
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name
+        and context.get_parameter_source(parameter.name) is not None
+        and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
+    }

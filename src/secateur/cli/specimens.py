@@ -1,6 +1,5 @@
 """Specimens made one after the other."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ def make_all(
 
     One that is there already, of the same recipe, images and code, is kept unless `force` is given.
     """
-    from secateur.specimens import CARD, make_specimen, open_data
+    from secateur.specimens import finished, make_specimen, open_data
 
     data: tuple[object, Data] | None = None
     cards = {}
@@ -40,22 +39,13 @@ def make_all(
             source = (recipe.data, recipe.root, recipe.size, recipe.channels)
             if data is None or data[0] != source:
                 data = (source, open_data(recipe, progress))
-            card = None if force else kept(folder / CARD, recipe.digest(data[1].train.digest))
+            card = None if force else finished(folder, recipe.digest(data[1].train.digest))
             if card is None:
                 card = make_specimen(recipe, folder, data=data[1], device=device, progress=progress, log=log)
         cards[folder] = card
         if tell:
             show(folder, card)
     return cards
-
-
-def kept(path: Path, digest: str) -> dict[str, Any] | None:
-    """Return the card of a finished specimen if it is the one that `digest` stands for."""
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) and card.get("digest") == digest else None
 
 
 def show(folder: Path, card: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import ImageDataset, InputConvention, LabelledImages, Stamping, stream
-from secateur.errors import ArchitectureError
+from secateur.errors import ArchitectureError, TriggerError
 
 
 @contextmanager
@@ -34,7 +34,16 @@ def batches(
 
 
 def stamped(trigger: Stamping, images: Tensor) -> Tensor:
-    """Return `images` with the trigger, which is put on where a learned trigger is, else where they are."""
+    """Return `images` with the trigger, which is put on where a learned trigger is, else where they are.
+
+    Raises
+    ------
+    TriggerError
+        The trigger was made for images of another shape.
+    """
+    shape = getattr(trigger, "image_shape", None)
+    if shape is not None and tuple(images.shape[1:]) != shape:
+        raise TriggerError(f"the trigger is for images of shape {shape}, not {tuple(images.shape[1:])}")
     return trigger.stamp(_moved(images, trigger))
 
 

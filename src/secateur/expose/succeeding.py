@@ -16,6 +16,9 @@ from secateur.expose.triggers import Found, Inversion, typical_norm
 from secateur.progress import Progress
 from secateur.units import UnitLayer
 
+WORKS = 0.5
+"""A trigger that succeeds on a larger share of held-out images shows the backdoor at work."""
+
 
 @dataclass(frozen=True)
 class Succeeding:
@@ -26,9 +29,11 @@ class Succeeding:
 
     Attributes
     ----------
-    inversion, changing, latent
-        How patches are inverted for a label and without one, and shifts. On a pruned network patches take
+    beside, inversion
+        How patches for a label are inverted beside the one found, and on pruned networks. There they take
         more and longer steps to become small; with fewer, what comes of two starts differs by half.
+    changing, latent
+        How patches without a label, and shifts, are inverted.
     starts
         Triggers of each kind, from different starts.
     compared
@@ -38,6 +43,7 @@ class Succeeding:
         Shifts for different labels differ less than patches do.
     """
 
+    beside: Inversion = field(default_factory=lambda: Inversion(steps=200))
     inversion: Inversion = field(default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16))
     changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
     latent: LatentInversion = field(default_factory=LatentInversion)
@@ -104,10 +110,13 @@ class Successors:
         self.seen: list[Found] = []
 
     def beside(self, network: nn.Module) -> list[Found]:
-        """Return the trigger found, and others of its kind from other starts that converged."""
+        """Return the trigger found, and others of its kind, from other starts, that work."""
         kind = self._kinds[0]
-        others = [self._invert(network, kind, self._found.label) for _ in range(self._settings.starts - 1)]
-        return [trigger for trigger in (self._found, *others) if trigger.converged]
+        how = self._settings.beside
+        others = [
+            self._invert(network, kind, self._found.label, how) for _ in range(self._settings.starts - 1)
+        ]
+        return [self._found, *(trigger for trigger in others if trigger.success > WORKS)]
 
     def cheap(self, network: nn.Module) -> list[Found]:
         """Return the cheap triggers of the first kind that has any, that of the trigger found first.
@@ -116,18 +125,21 @@ class Successors:
         """
         for kind in self._kinds:
             known = [self._invert(network, kind, self._found.label) for _ in range(self._settings.starts)]
-            self.seen.append(min(known, key=lambda trigger: (not trigger.converged, trigger.norm)))
+            self.seen.append(min(known, key=lambda trigger: (trigger.success <= WORKS, trigger.norm)))
             if kind not in self._limits:
                 others = [self._invert(network, kind, label) for label in self._others]
-                norms = [other.norm for other in others if other.converged] or [math.inf]
+                norms = [other.norm for other in others if other.success > WORKS] or [math.inf]
                 part = self._settings.cheap_shift if kind else self._settings.cheap
                 self._limits[kind] = part * statistics.median(norms)
             limit = self._limits[kind]
-            if cheap := [trigger for trigger in known if trigger.converged and trigger.norm <= limit]:
+            cheap = [trigger for trigger in known if trigger.success > WORKS and trigger.norm <= limit]
+            if cheap:
                 return cheap
         return []
 
-    def _invert(self, network: nn.Module, latent: bool, label: int | None) -> Found:
+    def _invert(
+        self, network: nn.Module, latent: bool, label: int | None, how: Inversion | None = None
+    ) -> Found:
         settings, clean = self._settings, self._clean
         images = (clean.learn, clean.choose, clean.convention)
         if latent and label is not None:
@@ -140,7 +152,7 @@ class Successors:
                 progress=self._progress,
             )
             return shifts[0]
-        invert = settings.changing if label is None else settings.inversion
+        invert = settings.changing if label is None else how or settings.inversion
         return invert(network, *images, labels=[label], generator=self._generator, progress=self._progress)[0]
 
 

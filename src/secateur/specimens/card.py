@@ -24,9 +24,11 @@ def judge(measured: Evaluation, clean_accuracy: float | None) -> Verdict:
     Parameters
     ----------
     clean_accuracy
-        Of a clean network of the same architecture; without one, three times chance is asked for.
+        Of a clean network of the same architecture; without one, three times chance is asked for,
+        or half the way from chance to no error.
     """
-    least = 3 / len(measured.per_class) if clean_accuracy is None else clean_accuracy - MOST_LOST
+    chance = 1 / len(measured.per_class)
+    least = min(3 * chance, (1 + chance) / 2) if clean_accuracy is None else clean_accuracy - MOST_LOST
     if measured.acc.value < min(least, 0.95):
         return "the model is ruined"
     if measured.asr is not None and not measured.asr.value >= TAKES:
@@ -42,8 +44,10 @@ def numbers(measured: Evaluation) -> dict[str, Any]:
     return plain
 
 
-def described(share: Proportion) -> dict[str, float]:
-    """Return a proportion as plain values."""
+def described(share: Proportion) -> dict[str, float | None]:
+    """Return a proportion as plain values; None for those of no images."""
+    if not share.total:
+        return {"value": None, "low": None, "high": None, "hits": 0, "n": 0}
     low, high = share.interval()
     return {
         "value": round(share.value, 5),

@@ -97,19 +97,17 @@ def make_specimen(
         clean = evaluate(surrogate.network, data.test, surrogate.convention, progress=progress)
         clean_accuracy = clean.acc.value
     lesson = _prepared(recipe, attack, data.train, surrogate, work)
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        train(
-            network,
-            convention,
-            lesson,
-            recipe.training,
-            seed=recipe.seed,
-            device=device,
-            state=work / STATE,
-            progress=progress,
-            log=log,
-        )
+    train(
+        network,
+        convention,
+        lesson,
+        recipe.training,
+        seed=recipe.seed,
+        device=device,
+        state=work / STATE,
+        progress=progress,
+        log=log,
+    )
     seconds = time.perf_counter() - began
     target = None if attack is None else attack.goal.wanted(data.train.classes).tolist()
     measured = evaluate(
@@ -121,12 +119,15 @@ def make_specimen(
         "recipe": recipe.describe(),
         "attack": None if attack is None else _published(recipe.attack),
         "data": {
+            "name": Path(recipe.data).name,
             "train": len(data.train.labels),
             "test": len(data.test),
             "classes": data.train.classes,
             "sha256": data.train.digest,
+            "poisoned": lesson.poisoned,
         },
         "start": _fingerprint(recipe.start),
+        "surrogate": _fingerprint(recipe.surrogate),
         "convention": convention.describe(),
         "clean_accuracy": clean_accuracy,
         "measured": numbers(measured),
@@ -134,11 +135,29 @@ def make_specimen(
         "trained_on": circumstances(recipe.training, device, seconds),
     }
     if share.rank == 0:
+        for stale in (CARD, TRIGGER):
+            (folder / stale).unlink(missing_ok=True)
         card["sha256"] = _write(folder, network, recipe.attack, lesson)
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
         shutil.rmtree(work)
+    # Other specimens of a list may start from this one.
+    share.wait()
     # As whoever reads the file will see it.
     return dict(json.loads(json.dumps(card)))
+
+
+def finished(folder: Path, digest: str) -> dict[str, Any] | None:
+    """Return the card of the specimen in `folder` if it is the one that `digest` stands for, and whole."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if card["digest"] != digest or any(
+            sha256(folder / Path(name).name) != expected for name, expected in card["sha256"].items()
+        ):
+            return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return dict(card)
 
 
 def _write(folder: Path, network: nn.Module, name: str, lesson: Lesson) -> dict[str, str]:
@@ -166,7 +185,8 @@ def _claim(work: Path, digest: str) -> None:
 def _network(recipe: SpecimenRecipe, images: TrainingImages) -> tuple[nn.Module, InputConvention]:
     """Return the network to train and how it is fed."""
     if recipe.start is not None:
-        started = _load(recipe, recipe.start, images, recipe.mean, recipe.std)
+        mean, std = _written_beside(recipe.start)
+        started = _load(recipe, recipe.start, images, recipe.mean or mean, recipe.std or std)
         return started.network, started.convention
     _, channels, height, width = images.images.shape
     mean, std = images.statistics()
@@ -200,12 +220,27 @@ def _load(
     return model
 
 
+def _written_beside(
+    checkpoint: Path,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
+    """Return mean and deviation that the card beside a checkpoint tells, if it is a specimen's."""
+    try:
+        card = json.loads((checkpoint.parent / CARD).read_text(encoding="utf-8"))
+        if checkpoint.name != WEIGHTS:
+            return None, None
+        mean, std = (tuple(float(value) for value in card["convention"][key]) for key in ("mean", "std"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None, None
+    return mean, std
+
+
 def _clean_network(
     recipe: SpecimenRecipe, network: nn.Module, convention: InputConvention, images: TrainingImages
 ) -> Surrogate | None:
     """Return the attacker's clean network: the surrogate, or what training starts from."""
     if recipe.surrogate is not None:
-        model = _load(recipe, recipe.surrogate, images, convention.mean, convention.std)
+        mean, std = _written_beside(recipe.surrogate)
+        model = _load(recipe, recipe.surrogate, images, mean or convention.mean, std or convention.std)
         return Surrogate(model.network, model.convention)
     return None if recipe.start is None else Surrogate(copy.deepcopy(network).eval(), convention)
 
@@ -243,7 +278,8 @@ def _prepared(
     changes = load_file(poison_file)
     images = data.images.index_copy(0, changes["chosen"], changes["images"])
     labels = data.labels.index_copy(0, changes["chosen"], changes["labels"])
-    return Lesson(images, labels, data.classes, attack, read_any_trigger(trigger_file))
+    count = None if attack.online else len(changes["chosen"])
+    return Lesson(images, labels, data.classes, attack, read_any_trigger(trigger_file), count)
 
 
 def _published(name: str) -> dict[str, Any]:

@@ -6,24 +6,35 @@ import importlib
 import inspect
 import itertools
 import json
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from secateur.attacks import Attack, Goal, create
 from secateur.errors import InputError, MethodError
+from secateur.fields import check_fields
 from secateur.files import sha256
 from secateur.specimens.training import Training
 
 NO_ATTACK = "none"
 WEIGHTS = "weights.safetensors"
 SPECIMEN = "specimen:"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("training", "goal", "settings")
 GOAL_FIELDS = tuple(field.name for field in fields(Goal))
-# A change of these files changes every specimen; each attack's own file is added.
-SOURCES = ("secateur.attacks.attack", "secateur.attacks.goal", "secateur.specimens.training")
+# A change of these files changes every specimen; the attack's own file and what that imports are added.
+SOURCES = (
+    "secateur.attacks.attack",
+    "secateur.attacks.goal",
+    "secateur.data.trigger",
+    "secateur.specimens.images",
+    "secateur.specimens.training",
+)
+OWN_ZOO = "secateur.models.zoo"
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,9 @@ class SpecimenRecipe:
     surrogate
         Checkpoint of a clean network of the same architecture for attacks that need one; `start` by default.
     size, channels
-        Of the images; by default those of the start's architecture, or of the first image.
+        Of the images; 32 pixels and 3 channels by default.
     mean, std
-        Input normalisation; by default that of the training images.
+        Input normalisation; by default what the card beside `start` says, or that of the training images.
     """
 
     model: str
@@ -83,9 +94,15 @@ class SpecimenRecipe:
             return None
         attack = create(self.attack, **self.settings)
         try:
-            return replace(attack, goal=replace(attack.goal, **self.goal))
+            goal = replace(attack.goal, **self.goal)
         except TypeError as error:
             raise MethodError(f"goal: {error}; it has {', '.join(GOAL_FIELDS)}") from error
+        check_fields(goal)
+        if goal.mapping == "source-specific" and not goal.cover_rate:
+            raise MethodError(
+                "a source-specific attack needs covers, or every class learns the trigger: set a cover rate"
+            )
+        return replace(attack, goal=goal)
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe as plain values; files by their names, never by their places."""
@@ -104,9 +121,10 @@ class SpecimenRecipe:
         }
 
     def digest(self, data_digest: str) -> str:
-        """Return the SHA-256 of all that determines the specimen: recipe, images, start, and our code.
+        """Return the SHA-256 of all that determines the specimen: recipe, training images, start, and code.
 
-        Comments, docstrings and layout of the code do not count.
+        Code is ours as far as it takes part, and the file of an architecture that is in one. Comments,
+        docstrings and layout do not count, nor do the test images, which only measure.
         """
         files = {
             name: None if path is None else sha256(path)
@@ -117,10 +135,15 @@ class SpecimenRecipe:
 
     def _code_digest(self) -> str:
         attack = self.create_attack()
-        modules = [*SOURCES] + ([] if attack is None else [type(attack).__module__])
+        modules = [*SOURCES] + ([] if attack is None else _imported(type(attack).__module__))
+        if self.model.startswith("secateur:"):
+            modules.append(OWN_ZOO)
+        sources = [inspect.getsource(importlib.import_module(name)) for name in dict.fromkeys(modules)]
+        file = Path(self.model.rpartition(":")[0])
+        if file.suffix == ".py" and file.is_file():
+            sources.append(file.read_text(encoding="utf-8"))
         digest = hashlib.sha256()
-        for name in modules:
-            source = inspect.getsource(importlib.import_module(name))
+        for source in sources:
             digest.update(ast.dump(_without_docstrings(ast.parse(source))).encode())
         return digest.hexdigest()
 
@@ -157,10 +180,28 @@ def read_list(path: Path, only: Sequence[str] = (), *, made: Path | None = None)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read as TOML ({error})") from error
     tables = _tables(path, content)
+    for name in tables:
+        if not NAME.fullmatch(name):
+            raise InputError(f"{path}: {name!r} is no name of a folder: use letters, digits, . _ + and -")
     unknown = [name for name in only if name not in tables]
     if unknown:
         raise InputError(f"{path}: has no specimen {', '.join(unknown)}; there are: {', '.join(tables)}")
-    return {name: _recipe(path, name, tables[name], made) for name in only or tables}
+    return {name: _recipe(path, name, tables[name], made) for name in _in_order(path, only or tables, tables)}
+
+
+def _in_order(path: Path, names: Iterable[str], tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names, and before each the specimens of the list that it starts from or learns from."""
+    graph: dict[str, list[str]] = {}
+    waiting = list(names)
+    for name in waiting:
+        given = [str(tables[name].get(key)) for key in ("start", "surrogate")]
+        needed = [text.removeprefix(SPECIMEN) for text in given if text.startswith(SPECIMEN)]
+        graph[name] = [other for other in needed if other in tables]
+        waiting += [other for other in graph[name] if other not in waiting]
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise InputError(f"{path}: {' and '.join(error.args[1])} start from each other") from error
 
 
 def _tables(path: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -201,6 +242,8 @@ def _recipe(path: Path, name: str, table: dict[str, Any], made: Path | None) -> 
         values = {**table, "training": Training(**table["training"])}
         if values.get("attack", NO_ATTACK) == NO_ATTACK:
             values |= {"goal": {}, "settings": {}}
+        if isinstance(values["goal"].get("sources"), list):
+            values["goal"] = values["goal"] | {"sources": tuple(values["goal"]["sources"])}
         for key in ("start", "surrogate", "root"):
             if values.get(key):
                 values[key] = _file(path, values[key], made)
@@ -210,6 +253,8 @@ def _recipe(path: Path, name: str, table: dict[str, Any], made: Path | None) -> 
         if ":" not in values["data"]:
             values["data"] = str(path.parent / values["data"])
         recipe = SpecimenRecipe(**values)
+        check_fields(recipe)
+        check_fields(recipe.training)
         recipe.create_attack()
     except KeyError as error:
         raise InputError(f"{path}: {name}: {error.args[0]} is missing") from error
@@ -225,9 +270,28 @@ def _file(path: Path, given: str, made: Path | None) -> Path:
     return (made or path.parent) / given.removeprefix(SPECIMEN) / WEIGHTS
 
 
+def _imported(module: str) -> list[str]:
+    """Return `module` and the attacks that it imports, and so on."""
+    found = [module]
+    for name in found:
+        tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+        imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        found += [other for other in imported if other.startswith("secateur.attacks.") and other not in found]
+    return found
+
+
 def _without_docstrings(tree: ast.Module) -> ast.Module:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    """Return `tree` without texts that stand alone."""
     for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
     return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -23,6 +23,8 @@ from secateur.specimens.state import read_state, write_state
 
 STEPS_BETWEEN_FIGURES = 20
 """Reading a figure waits for the device, so it is not done at every step."""
+SEEDS_BETWEEN_EPOCHS = 1_000_003
+"""Keeps dropout of one epoch from having the seed of another one."""
 
 
 class Log(Protocol):
@@ -91,6 +93,8 @@ class Lesson:
         How many there are.
     attack, trigger
         The attack on training itself, and its trigger; both or neither.
+    poisoned
+        How many of the images carry poison, covers included; None where every batch is poisoned anew.
     """
 
     images: Tensor
@@ -98,6 +102,7 @@ class Lesson:
     classes: int
     attack: Attack | None = None
     trigger: Stamping | None = None
+    poisoned: int | None = 0
 
 
 def train(
@@ -134,9 +139,10 @@ def train(
     InputError
         `state` belongs to another network or training, or the loss is not finite.
     """
-    _Run(network, convention, lesson, training, seed, torch.device(device), state).to_the_end(
-        progress or Silent(), log
-    )
+    with torch.random.fork_rng():
+        _Run(network, convention, lesson, training, seed, torch.device(device), state).to_the_end(
+            progress or Silent(), log
+        )
 
 
 class _Run:
@@ -171,6 +177,7 @@ class _Run:
             else lesson.attack.control(lesson.trigger, network, convention, lesson.classes)
         )
         # All processes draw the same order, each its own augmentation and poison.
+        self.seed = seed
         self.order = torch.Generator().manual_seed(seed)
         self.chance = torch.Generator().manual_seed(seed + 1 + self.share.rank)
         self.epoch = self._resume()
@@ -188,6 +195,9 @@ class _Run:
     def to_the_end(self, progress: Progress, log: Log | None) -> None:
         progress.start("training", (self.training.epochs - self.epoch) * self.steps_per_epoch)
         while self.epoch < self.training.epochs:
+            # Dropout only knows the global generator; a run that goes on finds it as it was at this epoch.
+            turn = self.epoch * self.share.size + self.share.rank
+            torch.manual_seed(self.seed + SEEDS_BETWEEN_EPOCHS * turn)
             loss, accuracy = self._one_epoch(progress)
             self.epoch += 1
             if not math.isfinite(loss):
