@@ -1,7 +1,7 @@
 """Methods by name: ours, and those that other packages add by entry point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -33,6 +33,14 @@ class Entry(Generic[Method]):
     paper: str
     year: int
     presets: dict[str, dict[str, object]]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Names and defaults of the hyperparameters, where the method is a dataclass."""
+        if not is_dataclass(self.build):
+            return {}
+        method = self.build()
+        return {field.name: getattr(method, field.name) for field in fields(self.build)}
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,11 @@ class Registry(Generic[Method]):
         entry = known[name]
         if preset not in entry.presets:
             raise MethodError(f"{name} has no preset {preset!r}; there are: {', '.join(entry.presets)}")
+        unknown = [setting for setting in hyperparameters if setting not in entry.settings]
+        if unknown and entry.settings:
+            raise MethodError(
+                f"{name} has no setting {', '.join(unknown)}; it has: {', '.join(entry.settings)}"
+            )
         try:
             method = entry.build(**{**entry.presets[preset], **hyperparameters})
         except TypeError as error:

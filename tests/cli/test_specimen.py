@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(stripes, tmp_path):
         (("--attack", "nothing"), "no attack is called 'nothing'"),
         (("--attack", "badnets", "--set", "size"), "name and a value"),
         (("--attack", "badnets", "--set", "size=40"), "does not fit"),
-        (("--attack", "badnets", "--set", "edge=4"), "edge"),
+        (("--attack", "badnets", "--set", "edge=4"), "no setting edge; it has: goal, size, margin"),
         (("--attack", "badnets", "--target", "9"), "classes are 0 to 3"),
         (("--attack", "badnets", "--mapping", "all-to-none"), "all-to-one"),
         (("--attack", "badnets", "--mapping", "source-specific"), "needs at least one"),
@@ -174,5 +174,11 @@ def test_tensorboard_gets_a_figure_per_epoch(run, stripes, tmp_path):
 def test_attacks_are_listed(run):
     code, output, _ = run("attacks", "--json")
     assert code == 0
-    names = {entry["name"] for entry in json.loads(output)}
+    entries = json.loads(output)
+    names = {entry["name"] for entry in entries}
+    assert next(entry for entry in entries if entry["name"] == "badnets")["settings"] == {
+        "size": 3,
+        "margin": 1,
+    }
+    assert "size=3" in run("attacks")[1]
     assert {"badnets", "wanet", "awp", "dfst", "refool", "adap-patch"} <= names

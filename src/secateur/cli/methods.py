@@ -43,13 +43,23 @@ def _list(kind: str, entries: "Iterable[Entry[Any]]", *, as_json: bool) -> None:
                 "title": entry.title,
                 "paper": entry.paper,
                 "year": entry.year,
+                "settings": _numbers(entry),
             }
             for entry in entries
         ]
         sys.stdout.write(json.dumps(listed, indent=1) + "\n")
         return
-    table = Table(kind, "presets", "title", "paper", box=None, pad_edge=False, header_style="bold")
+    about = "settings" if kind == "attack" else "presets"
+    table = Table(kind, about, "title", "paper", box=None, pad_edge=False, header_style="bold")
     for entry in entries:
-        cells = (entry.name, ", ".join(entry.presets), f"{entry.title} ({entry.year})", entry.paper)
+        told = list(entry.presets)
+        if kind == "attack":
+            told = [f"{name}={value:.4g}" for name, value in _numbers(entry).items()]
+        cells = (entry.name, ", ".join(told), f"{entry.title} ({entry.year})", entry.paper)
         table.add_row(*map(printable, cells))
     output_console().print(table)
+
+
+def _numbers(entry: "Entry[Any]") -> dict[str, Any]:
+    """Return the hyperparameters that are numbers, with their defaults."""
+    return {name: value for name, value in entry.settings.items() if isinstance(value, int | float)}
