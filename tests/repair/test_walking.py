@@ -1,10 +1,13 @@
 """A walk takes out what is not needed, in order, and never more than its limits allow."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from secateur.data import example_input
 from secateur.expose import predict
 from secateur.progress import Silent
+from secateur.repair import walking
 from secateur.repair.choosing import Choice
 from secateur.repair.walking import Limits, Walk
 from secateur.units import all_units, discover, prune
@@ -58,3 +61,19 @@ def test_units_that_the_clean_task_needs_are_spared() -> None:
     assert 0 < choice.spared < 28
     assert len(choice.pruned) + choice.spared == 28
     assert choice.curve[-1].loss.value < 0.05
+
+
+def test_a_group_never_costs_more_than_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking, "CHUNKS", 4)
+    choice = walk(list(range(28)), Limits(loss=0.02), torch.full((28,), 0.05))
+    assert len(choice.kept) + choice.spared == 28
+    network, data = backdoored(), clean()
+    layers = discover(network, example_input(CONVENTION)).layers
+    units = list(all_units(layers))
+    pruned = prune(network, layers, [units[k] for k in choice.kept])
+    before, after = (
+        F.cross_entropy(predict(each, data.learn.images, CONVENTION), data.learn.labels)
+        for each in (network, pruned)
+    )
+    assert choice.spared > 0
+    assert float(after - before) <= 0.02 + 1e-5

@@ -100,7 +100,7 @@ class Walk:
             if not suspects:
                 break
             visited += len(suspects)
-            taken = self._take(suspects, tolerances)
+            taken = self._take(suspects, tolerances, limits.loss - (self._loss - first))
             if taken:
                 kept += taken
                 curve.append(self._held_out.point(self._flat, len(kept)))
@@ -109,18 +109,20 @@ class Walk:
                 break
         return Choice.within(limits.budget, kept, curve, spared=visited - len(kept))
 
-    def _take(self, suspects: list[int], tolerances: Tensor | None) -> list[int]:
+    def _take(self, suspects: list[int], tolerances: Tensor | None, left: float) -> list[int]:
         trial = self._flat.clone()
         trial[suspects] = 0
         loss = self._cross_entropy(self._learn.attempt(trial))
-        if tolerances is None or loss - self._loss <= float(tolerances[suspects].sum()):
+        rise = loss - self._loss
+        if tolerances is None or rise <= min(left, float(tolerances[suspects].sum())):
             self._learn.accept()
             self._flat, self._loss = trial, loss
             return suspects
         if len(suspects) == 1:
             return []
-        half = len(suspects) // 2
-        return self._take(suspects[:half], tolerances) + self._take(suspects[half:], tolerances)
+        half, before = len(suspects) // 2, self._loss
+        taken = self._take(suspects[:half], tolerances, left)
+        return taken + self._take(suspects[half:], tolerances, left - (self._loss - before))
 
     def _cross_entropy(self, outputs: Tensor) -> float:
         return float(F.cross_entropy(outputs, self._labels))
