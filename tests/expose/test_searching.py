@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from planted import CLASSES, CLEAN, CONVENTION, SIZE, TARGET, Normed, Planted
+from planted import CLASSES, CLEAN, CONVENTION, TARGET, Normed, Planted
 from secateur.data import example_input
 from secateur.errors import MethodError
 from secateur.expose import CHANGING, Findings, Inversion, InvertedTrigger, LatentTrigger, Search, success_of
