@@ -97,11 +97,10 @@ class Registry(Generic[Method]):
         entry = known[name]
         if preset not in entry.presets:
             raise MethodError(f"{name} has no preset {preset!r}; there are: {', '.join(entry.presets)}")
-        unknown = [setting for setting in hyperparameters if setting not in entry.settings]
-        if unknown and entry.settings:
-            raise MethodError(
-                f"{name} has no setting {', '.join(unknown)}; it has: {', '.join(entry.settings)}"
-            )
+        settings = entry.settings
+        unknown = [setting for setting in hyperparameters if setting not in settings]
+        if unknown and settings:
+            raise MethodError(f"{name} has no setting {', '.join(unknown)}; it has: {', '.join(settings)}")
         try:
             method = entry.build(**{**entry.presets[preset], **hyperparameters})
         except TypeError as error:

@@ -99,12 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return BROKEN_PIPE
         complain(_system_error(error))
         return BAD_INPUT
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        complain("there is not enough memory; take fewer or smaller images (--samples, --size)")
-        return BAD_INPUT
-    except MemoryError:
         complain("there is not enough memory; take fewer or smaller images (--samples, --size)")
         return BAD_INPUT
     if code == INTERRUPTED:
@@ -130,9 +127,10 @@ def _system_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Say whether torch could not allocate; on CPUs its error is of no type of its own."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+def _out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out; torch's error on CPUs is of no type of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
 
 
 def _detach_output() -> None:

@@ -296,10 +296,8 @@ def specimen(
 
 def _given(context: typer.Context) -> set[str]:
     """Return the options on the command line, by their long names."""
-    return {
-        max(parameter.opts, key=len)
+    sources = {
+        max(parameter.opts, key=len): context.get_parameter_source(parameter.name or "")
         for parameter in context.command.params
-        if parameter.name
-        and context.get_parameter_source(parameter.name) is not None
-        and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
     }
+    return {option for option, source in sources.items() if source and source.name == "COMMANDLINE"}

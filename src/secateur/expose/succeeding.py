@@ -111,29 +111,28 @@ class Successors:
 
     def beside(self, network: nn.Module) -> list[Found]:
         """Return the trigger found, and others of its kind, from other starts, that work."""
-        kind = self._kinds[0]
+        latent = self._kinds[0]
         how = self._settings.beside
         others = [
-            self._invert(network, kind, self._found.label, how) for _ in range(self._settings.starts - 1)
+            self._invert(network, latent, self._found.label, how) for _ in range(self._settings.starts - 1)
         ]
-        return [self._found, *(trigger for trigger in others if trigger.success > WORKS)]
+        return [self._found, *filter(_works, others)]
 
     def cheap(self, network: nn.Module) -> list[Found]:
         """Return the cheap triggers of the first kind that has any, that of the trigger found first.
 
         What the labels to compare with take is measured once for each kind, on the first network.
         """
-        for kind in self._kinds:
-            known = [self._invert(network, kind, self._found.label) for _ in range(self._settings.starts)]
-            self.seen.append(min(known, key=lambda trigger: (trigger.success <= WORKS, trigger.norm)))
-            if kind not in self._limits:
-                others = [self._invert(network, kind, label) for label in self._others]
-                norms = [other.norm for other in others if other.success > WORKS] or [math.inf]
-                part = self._settings.cheap_shift if kind else self._settings.cheap
-                self._limits[kind] = part * statistics.median(norms)
-            limit = self._limits[kind]
-            cheap = [trigger for trigger in known if trigger.success > WORKS and trigger.norm <= limit]
-            if cheap:
+        for latent in self._kinds:
+            known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
+            self.seen.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
+            if latent not in self._limits:
+                others = [self._invert(network, latent, label) for label in self._others]
+                norms = [other.norm for other in filter(_works, others)] or [math.inf]
+                part = self._settings.cheap_shift if latent else self._settings.cheap
+                self._limits[latent] = part * statistics.median(norms)
+            limit = self._limits[latent]
+            if cheap := [trigger for trigger in filter(_works, known) if trigger.norm <= limit]:
                 return cheap
         return []
 
@@ -154,6 +153,10 @@ class Successors:
             return shifts[0]
         invert = settings.changing if label is None else how or settings.inversion
         return invert(network, *images, labels=[label], generator=self._generator, progress=self._progress)[0]
+
+
+def _works(trigger: Found) -> bool:
+    return trigger.success > WORKS
 
 
 def _typical_labels(triggers: Sequence[Found], found: Found, count: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -14,16 +13,15 @@ from secateur.expose import (
     Findings,
     Found,
     InvertedTrigger,
-    LatentTrigger,
     Search,
     Unlearning,
-    typical_norm,
 )
 from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.case import Case, flushed_denormals
 from secateur.repair.choosing import Choice
 from secateur.repair.erasing import Erasing
+from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
@@ -240,10 +238,10 @@ class RNP:
                 generator=case.generator,
                 progress=case.progress,
             )
-        case.notes.append(_found_note(findings.triggers, found))
+        case.notes.append(found_note(findings.triggers, found))
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
-            case.notes.append(f"Triggers inverted again on pruned networks take {_sizes(again)}.")
-        case.notes += _stopped_notes(erased.choice)
+            case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
+        case.notes += stopped_notes(erased.choice)
         return erased.choice, erased.scores
 
     def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
@@ -258,8 +256,8 @@ class RNP:
                 shift=self.shift,
                 progress=case.progress,
             )
-        case.notes.append(_found_note(findings.triggers, found))
-        case.notes += _stopped_notes(choice)
+        case.notes.append(found_note(findings.triggers, found))
+        case.notes += stopped_notes(choice)
         return choice, scores
 
     def _recover(
@@ -289,7 +287,7 @@ class RNP:
         with case.stage("choosing"):
             choice = self._choose(case, scores, self._limit(exposure))
         if findings.triggers:
-            case.notes.append(f"{_nothing_small(findings.triggers)} The masks alone decided what to prune.")
+            case.notes.append(f"{nothing_small(findings.triggers)} The masks alone decided what to prune.")
         if choice.spared:
             case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return choice, scores
@@ -301,7 +299,7 @@ class RNP:
             "reliable of it"
         )
         if findings.triggers:
-            case.notes.append(f"{reason}. {_nothing_small(findings.triggers)} Nothing was pruned.")
+            case.notes.append(f"{reason}. {nothing_small(findings.triggers)} Nothing was pruned.")
         else:
             case.notes.append(f"{reason}, and its classes are too many to invert a trigger for each.")
         scores = torch.ones(case.discovery.total)
@@ -370,42 +368,3 @@ class RNP:
             notes=tuple(case.notes),
             trigger=found,
         )
-
-
-def _found_note(triggers: Sequence[Found], found: Found) -> str:
-    named = "that changes any answer" if found.label is None else f"for label {found.label}"
-    return (
-        f"Triggers were inverted for all labels searched. The one {named} takes {_sizes([found])} and turned "
-        f"{100 * found.success:.0f} % of held-out images; typical others take "
-        f"{typical_norm(triggers, found):.1f}. Units that carry it were looked for."
-    )
-
-
-def _stopped_notes(choice: Choice) -> list[str]:
-    if not choice.kept:
-        return ["No unit that may be pruned weakens the trigger."]
-    if not choice.pruned:
-        return ["No unit could be taken out within the budget."]
-    if len(choice.pruned) < len(choice.kept):
-        return [
-            f"The budget allowed {len(choice.pruned)} of {len(choice.kept)} units that carry the triggers: "
-            "what is left of the backdoor may still work."
-        ]
-    return []
-
-
-def _sizes(triggers: Sequence[Found]) -> str:
-    sizes: dict[str, list[str]] = {}
-    for trigger in triggers:
-        latent = isinstance(trigger, LatentTrigger)
-        unit = "standard deviations of early channels" if latent else "pixels"
-        sizes.setdefault(unit, []).append(f"{trigger.norm:.1f}")
-    return " and ".join(f"{', '.join(norms)} {unit}" for unit, norms in sizes.items())
-
-
-def _nothing_small(triggers: Sequence[Found]) -> str:
-    converged = sum(trigger.converged for trigger in triggers)
-    return (
-        f"Of {len(triggers)} triggers inverted, for all labels searched, {converged} converged, and none was "
-        "anomalously small."
-    )

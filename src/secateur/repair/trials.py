@@ -58,7 +58,7 @@ class Trials:
     clean
         ``clean.learn`` are the images.
     triggers
-        For one label, all of one kind. Each image shows one of them.
+        For one label. Each image shows one of them.
     flat
         Masks to begin with, ``(total,)``.
     group

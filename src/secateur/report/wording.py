@@ -114,6 +114,11 @@ def loss_statement(loss: Mapping[str, Any]) -> str:
     return f"{measured} The whole interval is within the budget."
 
 
+def _class(found: Mapping[str, Any]) -> str:
+    """Return a label with its name, if it has one."""
+    return f"{found['label']}" if found["name"] is None else f"{found['label']} ({found['name']})"
+
+
 def trigger_statement(trigger: Mapping[str, Any]) -> str:
     """Return what the inverted trigger is, in plain words."""
     what = (
@@ -121,8 +126,7 @@ def trigger_statement(trigger: Mapping[str, Any]) -> str:
         if trigger["kind"] == "patch"
         else f"A shift of early channels by {trigger['norm']:.1f} of their standard deviations"
     )
-    label = trigger["label"] if trigger["name"] is None else f"{trigger['label']} ({trigger['name']})"
-    does = "changes the answer to" if label is None else f"gives class {label} to"
+    does = "changes the answer to" if trigger["label"] is None else f"gives class {_class(trigger)} to"
     return f"{what} {does} {percent(trigger['success'])} of other images, held out from its making."
 
 
@@ -132,9 +136,8 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
     `confirmed` says whether the trigger that was inverted is for the same label; None if there is none.
     """
     share, runner_up = exposure["share"], exposure["runner_up"]
-    label = exposure["label"] if exposure["name"] is None else f"{exposure['label']} ({exposure['name']})"
     sentences = [
-        f"After unlearning, the network answers class {label} for {percent(share['value'])} of "
+        f"After unlearning, the network answers class {_class(exposure)} for {percent(share['value'])} of "
         f"{share['n']:,} clean images ({interval(share)}).",
     ]
     if runner_up is not None:

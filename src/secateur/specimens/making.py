@@ -224,10 +224,10 @@ def _written_beside(
     checkpoint: Path,
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
     """Return mean and deviation that the card beside a checkpoint tells, if it is a specimen's."""
+    if checkpoint.name != WEIGHTS:
+        return None, None
     try:
         card = json.loads((checkpoint.parent / CARD).read_text(encoding="utf-8"))
-        if checkpoint.name != WEIGHTS:
-            return None, None
         mean, std = (tuple(float(value) for value in card["convention"][key]) for key in ("mean", "std"))
     except (OSError, ValueError, LookupError, TypeError):
         return None, None

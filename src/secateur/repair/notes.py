@@ -1,0 +1,49 @@
+"""What a repair tells the user of the triggers that it found, as sentences."""
+
+from collections.abc import Sequence
+
+from secateur.expose import Found, LatentTrigger, typical_norm
+from secateur.repair.choosing import Choice
+
+
+def found_note(triggers: Sequence[Found], found: Found) -> str:
+    """Say which trigger stood out, and how far."""
+    named = "that changes any answer" if found.label is None else f"for label {found.label}"
+    return (
+        f"Triggers were inverted for all labels searched. The one {named} takes {sizes_of([found])} and "
+        f"turned {100 * found.success:.0f} % of held-out images; typical others take "
+        f"{typical_norm(triggers, found):.1f}. Units that carry it were looked for."
+    )
+
+
+def stopped_notes(choice: Choice) -> list[str]:
+    """Say why no unit was pruned, or not all that carry the triggers."""
+    if not choice.kept:
+        return ["No unit that may be pruned weakens the trigger."]
+    if not choice.pruned:
+        return ["No unit could be taken out within the budget."]
+    if len(choice.pruned) < len(choice.kept):
+        return [
+            f"The budget allowed {len(choice.pruned)} of {len(choice.kept)} units that carry the triggers: "
+            "what is left of the backdoor may still work."
+        ]
+    return []
+
+
+def sizes_of(triggers: Sequence[Found]) -> str:
+    """Return the norms of triggers, patches and shifts apart."""
+    sizes: dict[str, list[str]] = {}
+    for trigger in triggers:
+        latent = isinstance(trigger, LatentTrigger)
+        unit = "standard deviations of early channels" if latent else "pixels"
+        sizes.setdefault(unit, []).append(f"{trigger.norm:.1f}")
+    return " and ".join(f"{', '.join(norms)} {unit}" for unit, norms in sizes.items())
+
+
+def nothing_small(triggers: Sequence[Found]) -> str:
+    """Say that no trigger stood out."""
+    converged = sum(trigger.converged for trigger in triggers)
+    return (
+        f"Of {len(triggers)} triggers inverted, for all labels searched, {converged} converged, and none was "
+        "anomalously small."
+    )
