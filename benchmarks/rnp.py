@@ -23,12 +23,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from secateur.data import CleanData, InputConvention, LabelledImages, example_input
-from secateur.expose import Unlearning, batch_statistics
+from secateur.expose import Unlearning, batch_statistics, flushed_denormals
 from secateur.files import write_text
 from secateur.models import build
 from secateur.progress import Silent
 from secateur.repair import Recovering
-from secateur.repair.case import flushed_denormals
 from secateur.repair.walking import Limits, Walk
 from secateur.units import discover
 

@@ -52,7 +52,7 @@ def exposure(classes: int = 10, label: int = 3, share: float = 0.9, *, reached: 
     if classes > 1:
         answers[1 if label == 0 else 0] += LEARN - top
     images = [LEARN // classes + (k < LEARN % classes) for k in range(classes)]
-    return Exposure({}, reached, (0.9, 0.5, 0.17), tuple(answers), tuple(images))
+    return Exposure({}, reached, (0.9, 0.5, 0.17), (tuple(images), tuple(images), tuple(answers)), tuple(images))
 
 
 def make_repair(

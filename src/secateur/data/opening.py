@@ -6,7 +6,14 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from secateur.data.dataset import ImageDataset, Source
-from secateur.data.sources import FolderSource, NpzSource, ParquetSource, WrappedSource, open_torchvision
+from secateur.data.sources import (
+    FilesSource,
+    FolderSource,
+    NpzSource,
+    ParquetSource,
+    WrappedSource,
+    open_torchvision,
+)
 from secateur.data.sources.parquet import parquet_files
 from secateur.errors import DataError
 
@@ -20,8 +27,9 @@ def open_images(
     root: Path | None = None,
     size: tuple[int, int],
     channels: int,
+    labelled: bool = True,
 ) -> ImageDataset:
-    """Open images with labels; nothing is decoded yet.
+    """Open images; nothing is decoded yet.
 
     Parameters
     ----------
@@ -36,13 +44,16 @@ def open_images(
         Height and width that images are given.
     channels
         1 or 3.
+    labelled
+        Whether labels are needed. If not, a folder serves as it is, with any folders in it, and a Parquet
+        file without a label column as well; the labels of such images are -1.
 
     Raises
     ------
     DataError
         The source does not exist or holds nothing that can be used; the message names it and the remedy.
     """
-    return ImageDataset(_open_source(source, split, root), size=size, channels=channels)
+    return ImageDataset(_open_source(source, split, root, labelled), size=size, channels=channels)
 
 
 def wrap_dataset(dataset: Dataset[Any], *, size: tuple[int, int], channels: int) -> ImageDataset:
@@ -58,13 +69,15 @@ def wrap_dataset(dataset: Dataset[Any], *, size: tuple[int, int], channels: int)
     return ImageDataset(WrappedSource(dataset), size=size, channels=channels)
 
 
-def _open_source(source: str, split: str, root: Path | None) -> Source:
+def _open_source(source: str, split: str, root: Path | None, labelled: bool) -> Source:
     if source.startswith(TORCHVISION):
         return open_torchvision(source.removeprefix(TORCHVISION), root, split)
     path = Path(source)
     if path.is_dir():
         files = parquet_files(path, split)
-        return ParquetSource(files) if files else FolderSource(path, split)
+        if files:
+            return ParquetSource(files, labelled=labelled)
+        return FolderSource(path, split) if labelled else FilesSource(path)
     if not path.exists():
         raise DataError(
             f"{path}: no such file or folder; for a data set of torchvision write torchvision:<name>"
@@ -72,5 +85,5 @@ def _open_source(source: str, split: str, root: Path | None) -> Source:
     if path.suffix == ".npz":
         return NpzSource(path, split)
     if path.suffix == ".parquet":
-        return ParquetSource([path])
+        return ParquetSource([path], labelled=labelled)
     raise DataError(f"{path}: give a folder, a .parquet file or an .npz file")

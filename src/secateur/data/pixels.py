@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,21 @@ def decode(data: bytes) -> Image.Image:
     ) as error:
         raise DataError(f"not a readable image ({error})") from error
     return image
+
+
+def decode_file(path: Path) -> Image.Image:
+    """Decode an image file.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or `decode` refuses.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})") from error
+    return decode(data)
 
 
 def to_tensor(picture: object, *, size: tuple[int, int], channels: int) -> Tensor:

@@ -1,5 +1,8 @@
 """What a network reveals when it is made to forget its clean task."""
 
+from secateur.expose.case import Case, flushed_denormals
+from secateur.expose.exposing import GENTLE, Exposed, Exposing
+from secateur.expose.forms import Additive, Form, Patch
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.searching import CHANGING, Findings, Search
 from secateur.expose.succeeding import Succeeding, Successors
@@ -27,13 +30,20 @@ from secateur.expose.unlearning import (
 
 __all__ = [
     "CHANGING",
+    "GENTLE",
+    "Additive",
+    "Case",
+    "Exposed",
+    "Exposing",
     "Exposure",
     "Findings",
+    "Form",
     "Found",
     "Inversion",
     "InvertedTrigger",
     "LatentInversion",
     "LatentTrigger",
+    "Patch",
     "Search",
     "Succeeding",
     "Successors",
@@ -43,6 +53,7 @@ __all__ = [
     "batch_statistics",
     "dropout_seed",
     "even_batches",
+    "flushed_denormals",
     "images_of_others",
     "of_others",
     "predict",

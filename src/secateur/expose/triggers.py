@@ -7,7 +7,7 @@ Wang et al., IEEE S&P 2019).
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
+from secateur.expose.forms import Form, Patch
 from secateur.expose.unlearning import predict
 from secateur.models import Precision, autocast, check_precision
 from secateur.progress import Progress, Silent
@@ -27,8 +28,6 @@ ANOMALOUS, SMALL = 3.0, 0.6
 SLACK = 0.2
 """By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
 TINY = 1e-9
-OPAQUE = 2.0
-"""Masks start nearly opaque, so that no pixel stays below the threshold of a unit that waits for it."""
 VALUES_PER_PASS, IMAGES_PER_PASS = 1 << 22, 512
 """Input values and images that go through the network at once; more candidates than that take turns."""
 
@@ -42,9 +41,9 @@ class InvertedTrigger:
     label
         The candidate; None for any label but the one that the network gives without the trigger.
     trigger
-        A mask ``m`` and a pattern ``p`` as ``keep = 1 - m``, ``add = m * p``.
+        What is kept of an image and what is added.
     norm
-        Sum of the mask over all pixels, in ``[0, H * W]``.
+        Its size, as its form measures it: of a patch the sum of its mask, in ``[0, H * W]``.
     success
         Share of held-out images of other classes that the network gives the label when they are stamped.
     converged
@@ -95,12 +94,12 @@ AnyFound = TypeVar("AnyFound", bound=Found)
 
 @dataclass(frozen=True)
 class Inversion:
-    """Minimise the loss of stamped images towards a label together with the size of the mask.
+    """Minimise the loss of stamped images towards a label together with the size of the trigger.
 
-    For every candidate and restart, ``x' = (1 - m) * x + m * p`` with a mask ``m`` and a pattern ``p`` behind
-    a sigmoid; the loss is the cross-entropy of ``x'`` towards the candidate plus a weight times the sum of
-    ``m``. The weight rises while stamping succeeds and falls otherwise. Candidates and restarts go through
-    the network in one batch (several, if the images are large); they do not influence each other.
+    For every candidate and restart, the loss is the cross-entropy of stamped images towards the candidate
+    plus a weight times the trigger's size. The weight rises while stamping succeeds and falls otherwise.
+    Candidates and restarts go through the network in one batch (several, if the images are large); they do
+    not influence each other.
 
     Attributes
     ----------
@@ -111,13 +110,15 @@ class Inversion:
     batch_size
         Images per candidate and step.
     restarts
-        Random starts per candidate; the smallest mask that succeeds counts.
+        Random starts per candidate; the smallest trigger that succeeds counts.
     success
         The share of stamped images that must answer the candidate, in ``(0, 1)``.
     weight
-        Of the mask's size at first, above 0.
+        Of the trigger's size at first, above 0.
     factor
         By which the weight rises or falls in one step, above 1.
+    form
+        What a trigger may do to an image.
     precision
         Of forward passes.
     """
@@ -129,6 +130,7 @@ class Inversion:
     success: float = 0.97
     weight: float = 1e-3
     factor: float = 1.1
+    form: Form = field(default_factory=Patch)
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -215,9 +217,9 @@ class Inversion:
         seed: int,
         progress: Progress,
     ) -> Tensor:
-        """Return each run's smallest mask that succeeded with its pattern, ``(runs, 1 + C, H, W)``."""
+        """Return each run's smallest trigger that succeeded, ``(runs, planes, H, W)``."""
         device = next(network.parameters()).device
-        shape = (1 + convention.channels, *convention.size)
+        form, shape = self.form, (self.form.planes(convention.channels), *convention.size)
         sources = [
             torch.Generator().manual_seed(seed + (-1 if label is None else label) * self.restarts + again)
             for label, again in runs
@@ -225,12 +227,11 @@ class Inversion:
         known = {label: answers_without(network, label, learn, convention) for label, _ in runs}
         others = [of_others(known[label], label) for label, _ in runs]
         wanted = [wanted_classes(label, known[label], classes) for label, _ in runs]
-        raw = torch.stack([torch.randn(shape, generator=source) for source in sources])
-        raw[:, 0] += OPAQUE
+        raw = form.start(torch.stack([torch.randn(shape, generator=source) for source in sources]))
         raw = raw.to(device, learn.images.dtype).requires_grad_()
         weights = raw.new_full((len(runs),), self.weight)
         smallest = torch.full_like(weights, torch.inf)
-        best = torch.sigmoid(raw.detach())
+        best = form.opened(raw.detach())
         optimizer = torch.optim.Adam([raw], lr=self.rate, betas=(0.5, 0.9))
         for _ in range(self.steps):
             chosen = torch.stack(
@@ -241,13 +242,11 @@ class Inversion:
             )
             images = learn.images[chosen].to(device)
             goals = torch.stack([part[index] for part, index in zip(wanted, chosen, strict=True)]).to(device)
-            opened = torch.sigmoid(raw)
-            mask, pattern = opened[:, None, :1], opened[:, None, 1:]
-            stamped = ((1 - mask) * images + mask * pattern).flatten(0, 1)
+            opened = form.opened(raw)
+            stamped, norms = form.stamped(opened, images)
             with autocast(self.precision, device):
-                output = network(convention.normalise(stamped)).float().view_as(goals)
+                output = network(convention.normalise(stamped.flatten(0, 1))).float().view_as(goals)
             losses = output.logsumexp(2) - output.masked_fill(~goals, -torch.inf).logsumexp(2)
-            norms = mask.sum((1, 2, 3, 4))
             optimizer.zero_grad(set_to_none=True)
             (losses.mean(1) + weights * norms).sum().backward()
             with torch.no_grad():
@@ -271,10 +270,9 @@ class Inversion:
         label: int | None,
         opened: Tensor,
     ) -> InvertedTrigger:
-        mask, pattern = opened[:1].float(), opened[1:].float()
-        trigger = Trigger((1 - mask).expand_as(pattern).contiguous(), mask * pattern)
+        trigger, norm = self.form.trigger(opened)
         success = success_of(network, trigger, label, held_out, convention)
-        return InvertedTrigger(label, trigger, float(mask.sum()), success, success > self.success - SLACK)
+        return InvertedTrigger(label, trigger, norm, success, success > self.success - SLACK)
 
 
 def wanted_classes(label: int | None, answers: Tensor, classes: int) -> Tensor:

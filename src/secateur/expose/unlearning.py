@@ -5,7 +5,7 @@ network then tends to answer its target label whatever it sees.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,9 +32,9 @@ class Exposure:
         Whether the clean accuracy fell to the level asked for; if not, `state` is the last one.
     accuracies
         Clean accuracy on the learning images after every pass, as the stop rule saw it, in ``[0, 1]``.
-    answers
-        How often the unlearned network answers each class on the learning images, ``(K,)`` counts. Meant to
-        be read against `labels`.
+    path
+        How often the network answers each class on those images, after every pass, ``(passes, K)`` counts.
+        Meant to be read against `labels`.
     labels
         How often each class occurs among those images, ``(K,)`` counts.
     finite
@@ -45,9 +45,14 @@ class Exposure:
     state: dict[str, Tensor]
     reached: bool
     accuracies: tuple[float, ...]
-    answers: tuple[int, ...]
+    path: tuple[tuple[int, ...], ...]
     labels: tuple[int, ...]
     finite: bool = True
+
+    @property
+    def answers(self) -> tuple[int, ...]:
+        """How often the unlearned network answers each class, ``(K,)`` counts."""
+        return self.path[-1]
 
     @property
     def label(self) -> int:
@@ -135,6 +140,7 @@ class Unlearning:
         *,
         generator: torch.Generator,
         progress: Progress | None = None,
+        watch: Callable[[nn.Module, float], None] | None = None,
     ) -> Exposure:
         """Unlearn a network in place and return what that reveals.
 
@@ -150,6 +156,8 @@ class Unlearning:
             Decides the order of the images and dropout.
         progress
             Told about every pass.
+        watch
+            Given the network and its clean accuracy after every pass.
         """
         progress = progress or Silent()
         device = next(network.parameters()).device
@@ -168,7 +176,7 @@ class Unlearning:
         floor = max(self.accuracy, torch.bincount(images.labels).max().item() / len(images))
         progress.start("unlearning", self.passes)
         accuracies: list[float] = []
-        answers = torch.empty(0, dtype=torch.int64)
+        path: list[tuple[int, ...]] = []
         classes, finite = 0, True
         with dropout_seed(generator):
             for _ in range(self.passes):
@@ -186,7 +194,10 @@ class Unlearning:
                 output = predict(network, images.images, convention, precision=self.precision)
                 classes, answers = output.shape[1], output.argmax(1)
                 accuracies.append((answers == images.labels).double().mean().item())
+                path.append(tuple(torch.bincount(answers, minlength=classes).tolist()))
                 progress.advance(accuracy=accuracies[-1])
+                if watch is not None:
+                    watch(network, accuracies[-1])
                 finite = bool(torch.isfinite(output).all())
                 if accuracies[-1] <= floor or not finite:
                     break
@@ -194,7 +205,7 @@ class Unlearning:
             {name: tensor.detach().clone() for name, tensor in network.state_dict().items()},
             finite and accuracies[-1] <= floor,
             tuple(accuracies),
-            tuple(torch.bincount(answers, minlength=classes).tolist()),
+            tuple(path),
             tuple(torch.bincount(images.labels, minlength=classes).tolist()),
             finite,
         )

@@ -9,16 +9,20 @@ from torch import Tensor, nn
 from secateur.data import CleanData
 from secateur.errors import MethodError
 from secateur.expose import (
+    GENTLE,
+    Case,
+    Exposed,
+    Exposing,
     Exposure,
     Findings,
     Found,
     InvertedTrigger,
     Search,
     Unlearning,
+    flushed_denormals,
 )
 from secateur.models import duplicate
 from secateur.progress import Progress
-from secateur.repair.case import Case, flushed_denormals
 from secateur.repair.choosing import Choice
 from secateur.repair.erasing import Erasing
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
@@ -29,9 +33,6 @@ from secateur.repair.silencing import Silencing
 from secateur.repair.walking import Limits, Walk
 from secateur.units import Recipe, ScoredUnit, all_units, prune
 
-GENTLE = Unlearning(
-    stride=0.0005, passes=100, milestones=(), weight_decay=0.0, dropout=False, precision="auto"
-)
 LOSS_PER_POINT = 5.0
 """Nats of learning loss that may be lost for each unit of the accuracy budget."""
 
@@ -149,6 +150,7 @@ class RNP:
         *,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
+        exposed: Exposed | None = None,
     ) -> Repair:
         """Repair a copy of `network`.
 
@@ -162,6 +164,8 @@ class RNP:
             Source of all randomness; seed 0 when none is given.
         progress
             Told about every stage.
+        exposed
+            What exposing this network has revealed already; by default it is exposed first.
 
         Raises
         ------
@@ -170,59 +174,20 @@ class RNP:
         """
         with flushed_denormals():
             case = Case.of(network, clean, generator, progress)
-            exposure, unlearned = self._unlearn(case)
-            findings = self._look(case, exposure)
+            if exposed is None:
+                exposed = Exposing(self.unlearning, self.search, self.shift)(case)
+            else:
+                case.take(exposed.seconds, exposed.notes)
+            exposure, findings = exposed.exposure, exposed.findings
             if findings.found and exposure:
                 choice, scores = self._erase(case, findings, findings.found)
             elif isinstance(findings.found, InvertedTrigger):
                 choice, scores = self._silence(case, findings, findings.found)
-            elif exposure and unlearned:
-                choice, scores = self._recover(case, exposure, unlearned, findings)
+            elif exposure and exposed.unlearned:
+                choice, scores = self._recover(case, exposure, exposed.unlearned, findings)
             else:
                 choice, scores = self._leave(case, findings)
         return self._result(network, case, choice, scores, exposure, findings.found)
-
-    def _unlearn(self, case: Case) -> tuple[Exposure, nn.Module] | tuple[None, None]:
-        """Unlearn on a copy, if that reveals something of the network."""
-        if self.search and not any(layer.kind == "norm" for layer in case.discovery.layers):
-            return None, None
-        unlearned = duplicate(case.network)
-        with case.stage("unlearning", unlearned):
-            exposure = self.unlearning(
-                unlearned,
-                case.clean.learn,
-                case.clean.convention,
-                generator=case.generator,
-                progress=case.progress,
-            )
-        if not exposure.finite:
-            case.notes.append("Unlearning diverged and reveals nothing: lower its rate or set a stride.")
-        elif not exposure.reached:
-            case.notes.append(
-                f"Unlearning stopped at clean accuracy {exposure.accuracies[-1]:.3f}, above the "
-                f"{self.unlearning.accuracy} asked for; its last state was used."
-            )
-        return exposure, unlearned
-
-    def _look(self, case: Case, exposure: Exposure | None) -> Findings:
-        """Search for triggers."""
-        if not self.search:
-            return Findings(None, ())
-        case.network.requires_grad_(False)
-        with case.stage("inverting"):
-            findings = self.search(
-                case.network,
-                case.discovery.layers,
-                case.clean,
-                answers=exposure.answers if exposure and exposure.finite else None,
-                classes=case.network(case.example).shape[1],
-                shift=self.shift,
-                generator=case.generator,
-                progress=case.progress,
-            )
-        if not findings.triggers:
-            del case.seconds["inverting"]
-        return findings
 
     def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
@@ -268,7 +233,7 @@ class RNP:
         findings: Findings,
     ) -> tuple[Choice, Tensor]:
         """Recover masks, on the unlearned network and on the original, and choose by them."""
-        parts = [(1 - self.original, unlearned, "recovering")]
+        parts = [(1 - self.original, duplicate(unlearned), "recovering")]
         if self.original:
             parts.append((self.original, duplicate(case.network), "recovering the original"))
         scores = torch.zeros(case.discovery.total)

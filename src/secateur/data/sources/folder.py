@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from secateur.data.pixels import decode
+from secateur.data.pixels import decode_file
 from secateur.errors import DataError
 
 SUFFIXES = frozenset(
@@ -58,7 +58,7 @@ class FolderSource:
         self._files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(names):
-            files = _image_files(root / name)
+            files = image_files(root / name)
             self._files += files
             labels += [label] * len(files)
         if not labels:
@@ -69,11 +69,7 @@ class FolderSource:
 
     def load(self, index: int) -> Image.Image:
         """Decode one file."""
-        try:
-            data = self._files[index].read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})") from error
-        return decode(data)
+        return decode_file(self._files[index])
 
     def name_of(self, index: int) -> str:
         """Return the path of the file."""
@@ -115,7 +111,8 @@ def _sorted_names(folder: Path, names: set[str]) -> tuple[str, ...]:
     return tuple(ordered)
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and below, in the order of their paths; hidden ones are left out."""
     return sorted(
         path
         for path in folder.rglob("*")

@@ -28,6 +28,8 @@ class ParquetSource:
     files
         In order. The label column is `label`, `labels` or `fine_label`; the image column is the first other
         one that holds bytes, or a struct with a field `bytes`.
+    labelled
+        Whether there must be a label column; without one the labels are -1.
 
     Raises
     ------
@@ -35,13 +37,13 @@ class ParquetSource:
         A file cannot be read, lacks those columns, has an empty label, or there are no rows at all.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, labelled: bool = True) -> None:
         self._files: list[_File] = []
         labels = []
         self.class_names: tuple[str, ...] | None = None
         for path in files:
             try:
-                opened = _File(path)
+                opened = _File(path, labelled)
                 labels.append(opened.read_labels())
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
@@ -87,7 +89,7 @@ class ParquetSource:
 class _File:
     """The columns and row groups of one file; it is open only while something is read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, labelled: bool) -> None:
         self.path = path
         with pq.ParquetFile(path) as opened:
             schema: pa.Schema = opened.schema_arrow
@@ -95,20 +97,22 @@ class _File:
         self._starts = np.cumsum([0, *counts])
         self._label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
         self._image = next((f.name for f in schema if f.name != self._label and _holds_bytes(f.type)), None)
-        if self._label is None or self._image is None:
-            missing = "label column" if self._label is None else "column of image bytes"
+        if (labelled and self._label is None) or self._image is None:
+            missing = "column of image bytes" if self._image is None else "label column"
             raise DataError(
                 f"{path}: no {missing} among {', '.join(schema.names)}; labels are looked for in "
                 f"{', '.join(LABEL_COLUMNS)}, images in columns of bytes or of structs with bytes"
             )
-        if not pa.types.is_integer(schema.field(self._label).type):
+        if self._label is not None and not pa.types.is_integer(schema.field(self._label).type):
             raise DataError(f"{path}: {self._label} holds {schema.field(self._label).type}, not integers")
         self._leaf = (
             f"{self._image}.bytes" if pa.types.is_struct(schema.field(self._image).type) else self._image
         )
-        self.class_names = _class_names(schema, self._label)
+        self.class_names = None if self._label is None else _class_names(schema, self._label)
 
     def read_labels(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        if self._label is None:
+            return np.full(self._starts[-1], -1, dtype=np.int64)
         column = pq.read_table(self.path, columns=[self._label]).column(0)
         if column.null_count:
             row = column.is_null().to_numpy().argmax()

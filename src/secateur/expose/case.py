@@ -1,7 +1,7 @@
-"""What the stages of a method share: the network under repair, its units, clean data, time and notes."""
+"""What the stages of a method share: the network at hand, its units, clean data, time and notes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from secateur.units import Discovery, discover
 
 @dataclass
 class Case:
-    """A network under repair and what the stages of a method share.
+    """A network at hand and what the stages of a method share.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Case:
     seconds
         Time of every stage so far.
     notes
-        What the user should know of this repair, as sentences.
+        What the user should know of this run, as sentences.
     """
 
     network: nn.Module
@@ -75,9 +75,14 @@ class Case:
         generator = generator or torch.Generator().manual_seed(0)
         return cls(work, clean, discovery, example, generator, progress or Silent())
 
+    def take(self, seconds: Mapping[str, float], notes: Sequence[str]) -> None:
+        """Add what an earlier run on the same network took and noted."""
+        self.seconds.update(seconds)
+        self.notes += notes
+
     @contextmanager
     def stage(self, name: str, network: nn.Module | None = None) -> Iterator[None]:
-        """Let `network`, by default the one under repair, answer with logits, and take the time."""
+        """Let `network`, by default the one at hand, answer with logits, and take the time."""
         start = time.perf_counter()
         with logits(network or self.network, self.example):
             yield
