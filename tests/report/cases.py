@@ -1,5 +1,6 @@
 """Repairs put together by hand from a tiny network, so that every number in a report is known."""
 
+import dataclasses
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -9,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.data import CleanData, InputConvention, LabelledImages
-from secateur.expose import Exposure
+from secateur.data import CleanData, InputConvention, LabelledImages, Trigger
+from secateur.expose import Exposed, Exposure, Findings, InvertedTrigger, LatentTrigger, judge
 from secateur.models import LoadedModel
 from secateur.models.checkpoint import Checkpoint
 from secateur.repair.result import CurvePoint, Repair
-from secateur.report import collect
+from secateur.report import collect, collect_scan
 from secateur.statistics import Proportion, paired_loss
 from secateur.units import Recipe, ScoredUnit, all_units, discover, prune
 
@@ -52,7 +53,9 @@ def exposure(classes: int = 10, label: int = 3, share: float = 0.9, *, reached: 
     if classes > 1:
         answers[1 if label == 0 else 0] += LEARN - top
     images = [LEARN // classes + (k < LEARN % classes) for k in range(classes)]
-    return Exposure({}, reached, (0.9, 0.5, 0.17), (tuple(images), tuple(images), tuple(answers)), tuple(images))
+    return Exposure(
+        {}, reached, (0.9, 0.5, 0.17), (tuple(images), tuple(images), tuple(answers)), tuple(images)
+    )
 
 
 def make_repair(
@@ -108,25 +111,62 @@ def make_evidence(
 ) -> dict[str, Any]:
     """Return the evidence of a repair of a checkpoint that is never read."""
     classes = repair.network[-1].out_features  # type: ignore[index, union-attr]
-    model = LoadedModel(
-        repair.network,
-        CONVENTION,
-        classes,
-        "tiny",
-        Checkpoint({}, "state_dict", changes.pop("path", Path("somewhere/model.pth")), "a" * 64),
-    )
-
-    def images(count: int) -> LabelledImages:
-        return LabelledImages(torch.zeros(count, 1, 4, 4), torch.zeros(count, dtype=torch.int64))
-
+    model = make_model(repair.network, classes, changes.pop("path", Path("somewhere/model.pth")))
     arguments: dict[str, Any] = {
         "inputs": {"source": "images/cifar10", "split": "train", "samples": 500, "seed": 0},
         "outputs": {"repaired.safetensors": "b" * 64, "recipe.json": "c" * 64},
         "clean_accuracy": Proportion(430, 500),
         "command": ["secateur", "repair", "model.pth", "--arch", "tiny", "--data", "a folder"],
     }
-    clean = CleanData(images(LEARN), images(CHOOSE), CONVENTION, class_names)
-    return collect(repair, model, clean, **(arguments | changes))
+    return collect(repair, model, make_clean(class_names), **(arguments | changes))
+
+
+def make_model(built: nn.Module, classes: int, path: Path) -> LoadedModel:
+    return LoadedModel(built, CONVENTION, classes, "tiny", Checkpoint({}, "state_dict", path, "a" * 64))
+
+
+def make_clean(class_names: tuple[str, ...] | None) -> CleanData:
+    def images(count: int) -> LabelledImages:
+        return LabelledImages(torch.zeros(count, 1, 4, 4), torch.zeros(count, dtype=torch.int64))
+
+    return CleanData(images(LEARN), images(CHOOSE), CONVENTION, class_names)
+
+
+def patches(*norms: float, converged: bool = True) -> tuple[InvertedTrigger, ...]:
+    """Return a patch of one white corner for each label, with the norms given."""
+    keep, add = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
+    keep[0, 3, 3], add[0, 3, 3] = 0.0, 1.0
+    trigger = Trigger(keep, add)
+    return tuple(InvertedTrigger(k, trigger, norm, 0.97, converged) for k, norm in enumerate(norms))
+
+
+def shifts(*norms: float) -> tuple[LatentTrigger, ...]:
+    return tuple(LatentTrigger(k, {}, norm, 0.97, True) for k, norm in enumerate(norms))
+
+
+def make_scan(
+    findings: Findings,
+    *,
+    revealed: Exposure | None = None,
+    class_names: tuple[str, ...] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Return the evidence of a scan of a checkpoint that is never read."""
+    model = make_model(network(), 10, changes.pop("path", Path("somewhere/model.pth")))
+    notes = changes.pop("notes", ())
+    exposed = Exposed(revealed, None, findings, {"unlearning": 12.3, "inverting": 45.6}, notes)
+    arguments: dict[str, Any] = {
+        "inputs": {"source": "images/cifar10", "split": "train", "samples": 500, "seed": 0},
+        "outputs": {"trigger.safetensors": "b" * 64},
+        "clean_accuracy": Proportion(430, 500),
+        "settings": {"point": 1.0},
+        "command": ["secateur", "scan", "model.pth", "--arch", "tiny", "--data", "a folder"],
+    }
+    return collect_scan(judge(findings), exposed, model, make_clean(class_names), **(arguments | changes))
+
+
+USUAL = (30.0, 31.0, 28.0, 29.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
+SMALL = (30.0, 31.0, 28.0, 4.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
 
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -171,10 +211,44 @@ SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
 }
 
+# The same for scans.
+SCANS: dict[str, Callable[[], dict[str, Any]]] = {
+    "evidence": lambda: make_scan(
+        Findings(
+            patches(*SMALL)[3],
+            patches(*SMALL),
+            {"patch": patches(*SMALL)},
+            {"change": "found before", "shift": "found before"},
+        ),
+        revealed=exposure(),
+        class_names=CIFAR,
+    ),
+    "shift": lambda: make_scan(
+        Findings(
+            shifts(*SMALL)[3],
+            shifts(*SMALL),
+            {
+                "patch": patches(*USUAL),
+                "change": (*patches(*USUAL), dataclasses.replace(patches(29.0)[0], label=None)),
+                "shift": shifts(*SMALL),
+            },
+        ),
+        revealed=exposure(),
+    ),
+    "no evidence": lambda: make_scan(
+        Findings(None, patches(*USUAL), {"patch": patches(*USUAL)}, {"change": "no normalisation"}),
+        notes=("A note.",),
+    ),
+    "nothing searched": lambda: make_scan(Findings.none("too many classes"), command=()),
+    "nothing converged": lambda: make_scan(
+        Findings(None, (), {"patch": patches(*USUAL, converged=False)}), revealed=exposure(reached=False)
+    ),
+}
+
 
 @cache
 def _evidence(name: str) -> dict[str, Any]:
-    return SITUATIONS[name]()
+    return (SITUATIONS | SCANS)[name]()
 
 
 def situation(name: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-import dataclasses
+import base64
+import io
 import json
 import math
 from importlib.resources import files
@@ -9,9 +10,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.report.cases import CIFAR, SITUATIONS, curve_point, exposure, make_evidence, make_repair, situation
+from PIL import Image
+from tests.report.cases import (
+    CIFAR,
+    SCANS,
+    SITUATIONS,
+    USUAL,
+    curve_point,
+    exposure,
+    make_evidence,
+    make_repair,
+    patches,
+    situation,
+)
 
-from secateur.report.evidence import SCORE_BINS, histogram, plain
+from secateur.expose import Findings
+from secateur.report import wording
+from secateur.report.evidence import SCORE_BINS, histogram
+from secateur.report.frame import plain
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import all_units
 
@@ -26,7 +42,7 @@ def test_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", [*SITUATIONS, *SCANS])
 def test_every_situation_fits_the_schema_and_survives_json(name: str) -> None:
     evidence = situation(name)
     validate(evidence)
@@ -158,15 +174,47 @@ def test_a_weak_exposure_is_called_weak() -> None:
     assert "before the accuracy fell" in found["statement"]
 
 
-def test_checks_not_run_follow_from_what_was_done() -> None:
-    checks = {name: {item["check"] for item in situation(name)["not_run"]} for name in SITUATIONS}
-    assert any("ASR" in check for check in checks["repaired"])
-    assert not any("ASR" in check for check in checks["evaluated"])
-    assert any("target label" in check for check in checks["no exposure"])
-    assert all(any("Trigger inversion" in check for check in found) for found in checks.values())
-    inverted = dataclasses.replace(make_repair(), seconds={"inverting": 1.0})
-    found = {item["check"] for item in make_evidence(inverted)["not_run"]}
-    assert not any("Trigger inversion" in check for check in found)
+def test_checks_follow_from_what_was_done() -> None:
+    ran = {
+        name: {item["check"]: item["ran"] for item in situation(name)["checks"]}
+        for name in [*SITUATIONS, *SCANS]
+    }
+    asr = "Attack success rate (ASR) before and after"
+    assert ran["repaired"][asr] is False
+    assert asr not in ran["evaluated"]
+    assert ran["no exposure"][wording.UNLEARNING] is False
+    assert ran["repaired"][wording.UNLEARNING] is True
+    patch, change, shift = wording.SEARCHES.values()
+    assert [ran["evidence"][check] for check in (patch, change, shift)] == [True, False, False]
+    assert [ran["shift"][check] for check in (patch, change, shift)] == [True, True, True]
+    assert [ran["nothing searched"][check] for check in (patch, change, shift)] == [False, False, False]
+    searched = make_repair(findings=Findings(None, patches(*USUAL), {"patch": patches(*USUAL)}))
+    assert {item["check"]: item["ran"] for item in make_evidence(searched)["checks"]}[patch] is True
+
+
+def test_a_scan_tells_verdict_label_and_strength() -> None:
+    evidence = situation("evidence")
+    assert (evidence["outcome"], evidence["trigger"]["label"], evidence["trigger"]["name"]) == (
+        "evidence",
+        3,
+        "cat",
+    )
+    assert evidence["verdict"]["strength"] > evidence["verdict"]["point"] == 1.0
+    assert "class 3 (cat)" in evidence["statement"]
+    assert evidence["units"] is evidence["curve"] is evidence["weights"] is None
+    nothing = situation("no evidence")
+    assert nothing["trigger"] is None
+    assert "not a statement that the network is clean" in nothing["statement"]
+    assert situation("nothing searched")["verdict"]["strength"] is None
+
+
+def test_the_picture_shows_the_trigger_on_grey() -> None:
+    encoded = situation("evidence")["trigger"]["picture"]
+    shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert shown.size == (160, 160)
+    assert shown.getpixel((0, 0)) == (128, 128, 128)
+    assert shown.getpixel((159, 159)) == (255, 255, 255)
+    assert situation("shift")["trigger"]["picture"] is None
 
 
 def test_the_command_line_can_be_pasted() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.report.cases import SITUATIONS, exposure, make_evidence, make_repair, situation
+from tests.report.cases import SCANS, SITUATIONS, exposure, make_evidence, make_repair, situation
 
 from secateur.report import render, write_report
 from secateur.report.page import duration, ranges
@@ -46,7 +46,7 @@ def words(page: str) -> str:
     return " ".join(" ".join(Elements(page).text).split())
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", [*SITUATIONS, *SCANS])
 def test_the_page_loads_nothing(name: str) -> None:
     page = page_of(name)
     elements = Elements(page).found
@@ -123,7 +123,10 @@ def test_text_of_others_stays_text() -> None:
         ("evaluated", ["100.0 % → 1.0 %", "Measured with the trigger"]),
         ("nothing found", ["Nothing found to repair", "not a statement that the network is clean"]),
         ("inconclusive", ["Inconclusive", "Unlearning never reached its stop.", "so there is no curve"]),
-        ("no exposure", ["This repair did not unlearn"]),
+        ("no exposure", ["The network was not unlearned"]),
+        ("evidence", ["Evidence of a backdoor", "3 · cat", "beyond 1.00", "A patch of 4.0 pixels"]),
+        ("no evidence", ["No evidence found", "not a statement that the network is clean", "A note."]),
+        ("nothing searched", ["Inconclusive", "too many classes"]),
         ("60 layers", ["40 of 480"]),
     ],
 )
@@ -131,6 +134,7 @@ def test_the_page_says_what_happened(name: str, expected: list[str]) -> None:
     shown = words(page_of(name))
     for sentence in [*expected, "NOT RUN"]:
         assert sentence in shown
+    assert ("How far to prune" in shown) == (name not in SCANS)
 
 
 def test_both_files_are_written_and_agree(tmp_path: Path) -> None:

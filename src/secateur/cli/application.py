@@ -14,9 +14,11 @@ from secateur.cli.codes import BAD_INPUT, BROKEN_PIPE, DONE, INCONCLUSIVE, INTER
 from secateur.cli.console import complain
 from secateur.cli.demo import demo
 from secateur.cli.evaluate import evaluate
-from secateur.cli.methods import attacks, methods
+from secateur.cli.filter import filter_images
+from secateur.cli.methods import attacks, detectors, methods
 from secateur.cli.options import FLAG
 from secateur.cli.repair import repair
+from secateur.cli.scan import scan
 from secateur.cli.specimen import specimen
 from secateur.cli.units import units
 from secateur.errors import InconclusiveError, SecateurError
@@ -26,7 +28,8 @@ USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])
 
 app = typer.Typer(
     help="Repair backdoored neural networks by pruning the few units that carry the backdoor.",
-    epilog="Exit codes: 0 done; 2 something given cannot be used; 3 inconclusive; 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 scan found evidence; 2 something given cannot be used; 3 inconclusive; "
+    "130 interrupted.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -57,17 +60,22 @@ def start(
 
 
 VERBS: tuple[Callable[..., None], ...] = (
+    scan,
     repair,
+    filter_images,
     apply,
     evaluate,
     units,
     methods,
     specimen,
     attacks,
+    detectors,
     demo,
 )
 for verb in VERBS:
-    app.command(help=_unwrapped(verb.__doc__ or ""))(verb)
+    # The built-in's name is left alone.
+    name = "filter" if verb is filter_images else verb.__name__
+    app.command(name, help=_unwrapped(verb.__doc__ or ""))(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

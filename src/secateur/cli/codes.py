@@ -1,6 +1,7 @@
 """Exit codes, as the documentation lists them."""
 
 DONE = 0
+EVIDENCE = 1
 BAD_INPUT = 2
 INCONCLUSIVE = 3
 INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""``secateur methods`` and ``secateur attacks``."""
+"""``secateur methods``, ``secateur attacks`` and ``secateur detectors``."""
 
 import json
 import sys
@@ -34,6 +34,16 @@ def attacks(*, as_json: Json = False) -> None:
     _list("attack", registered().values(), as_json=as_json)
 
 
+def detectors(*, as_json: Json = False) -> None:
+    """List what can score images for triggers, and the papers that they come from.
+
+    Example: [cyan]secateur detectors[/]
+    """
+    from secateur.expose.samples import detectors as registered
+
+    _list("detector", registered().values(), as_json=as_json)
+
+
 def _list(kind: str, entries: "Iterable[Entry[Any]]", *, as_json: bool) -> None:
     if as_json:
         listed = [
@@ -49,11 +59,11 @@ def _list(kind: str, entries: "Iterable[Entry[Any]]", *, as_json: bool) -> None:
         ]
         sys.stdout.write(json.dumps(listed, indent=1) + "\n")
         return
-    about = "settings" if kind == "attack" else "presets"
+    about = "presets" if kind == "method" else "settings"
     table = Table(kind, about, "title", "paper", box=None, pad_edge=False, header_style="bold")
     for entry in entries:
         told = list(entry.presets)
-        if kind == "attack":
+        if kind != "method":
             told = [f"{name}={value:.4g}" for name, value in _numbers(entry).items()]
         cells = (entry.name, ", ".join(told), f"{entry.title} ({entry.year})", entry.paper)
         table.add_row(*map(printable, cells))

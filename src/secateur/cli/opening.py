@@ -75,7 +75,7 @@ class DataChoice:
     split: str
     root: Path | None = None
 
-    def open(self, model: "LoadedModel") -> "ImageDataset":
+    def open(self, model: "LoadedModel", *, labelled: bool = True) -> "ImageDataset":
         """Open the images at the size and channels of a network's input; nothing is decoded yet."""
         from secateur.data import open_images
 
@@ -85,6 +85,7 @@ class DataChoice:
             root=self.root,
             size=model.convention.size,
             channels=model.convention.channels,
+            labelled=labelled,
         )
 
 

@@ -126,6 +126,34 @@ Root = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Samples = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=2,
+        help="Clean images to use, in the proportions of the classes.",
+        rich_help_panel=DATA,
+    ),
+]
+PerClass = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Images of each class, instead of --samples.",
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Draws the images and orders the batches; the same seed repeats the result on a CPU.",
+        rich_help_panel=RUNNING,
+    ),
+]
 RunOn = Annotated[
     Device, typer.Option("--device", help="auto takes a GPU if there is one.", rich_help_panel=RUNNING)
 ]

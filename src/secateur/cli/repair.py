@@ -10,7 +10,6 @@ import typer
 from secateur.cli.codes import INCONCLUSIVE
 from secateur.cli.opening import DataChoice, ModelChoice
 from secateur.cli.options import (
-    DATA,
     Architecture,
     Channels,
     Classes,
@@ -20,17 +19,21 @@ from secateur.cli.options import (
     Json,
     Mean,
     Model,
+    PerClass,
     Quiet,
     Range,
     Root,
     RunOn,
+    Samples,
+    Seed,
     Size,
     Split,
     StateKey,
     Std,
     Threads,
 )
-from secateur.cli.repairing import MethodChoice, Request, Sampling, carry_out
+from secateur.cli.repairing import MethodChoice, Request, carry_out
+from secateur.cli.sampling import Sampling
 
 METHOD = "Method"
 
@@ -56,25 +59,8 @@ def repair(
     classes: Classes = None,
     split: Split = "train",
     root: Root = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=2,
-            help="Clean images to use, in the proportions of the classes.",
-            rich_help_panel=DATA,
-        ),
-    ] = 500,
-    per_class: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Images of each class, instead of --samples.",
-            show_default=False,
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    samples: Samples = 500,
+    per_class: PerClass = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="See secateur methods.", rich_help_panel=METHOD)
     ] = "rnp",
@@ -108,15 +94,7 @@ def repair(
             rich_help_panel=METHOD,
         ),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Draws the images and orders the batches; the same seed repeats the result on a CPU.",
-            rich_help_panel=METHOD,
-        ),
-    ] = 0,
+    seed: Seed = 0,
     size: Size = None,
     channels: Channels = None,
     mean: Mean = None,

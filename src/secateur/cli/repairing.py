@@ -4,31 +4,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.cli.console import say, warn
 from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import Device
-from secateur.cli.summary import described, show_summary
+from secateur.cli.sampling import Sampling, measure_clean
+from secateur.cli.summary import show_summary
 from secateur.cli.writing import check_folder, published, save_weights
 from secateur.files import sha256, write_text
 
 if TYPE_CHECKING:
-    from secateur.data import CleanData, LabelledImages
+    from secateur.data import CleanData
     from secateur.models import LoadedModel
     from secateur.repair import Repair, RepairMethod
     from secateur.statistics import Proportion
 
 WEIGHTS, RECIPE, REPORT_DATA, REPORT = "repaired.safetensors", "recipe.json", "report.json", "report.html"
 OUTPUTS = (WEIGHTS, RECIPE, REPORT_DATA, REPORT)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which of the clean images to use; as `secateur.data.sample_clean` takes it."""
-
-    samples: int
-    per_class: int | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -87,8 +78,8 @@ def carry_out(request: Request, *, tell: bool, quiet: bool) -> dict[str, Any]:
     method = request.method.create()
     device = prepare_device(request.device, request.threads)
     model = request.model.load()
-    clean = _sample(request, model)
-    accuracy = _measure(request, model, clean, tell=tell, quiet=quiet)
+    clean = request.sampling.draw(request.data, model)
+    accuracy = measure_clean(request.model, model, clean, tell=tell, quiet=quiet)
 
     import torch
 
@@ -104,52 +95,6 @@ def carry_out(request: Request, *, tell: bool, quiet: bool) -> dict[str, Any]:
     if tell:
         show_summary(evidence, request.out / REPORT)
     return evidence
-
-
-def _sample(request: Request, model: "LoadedModel") -> "CleanData":
-    from secateur.data import sample_clean
-
-    return sample_clean(
-        request.data.open(model),
-        model.convention,
-        samples=request.sampling.samples,
-        per_class=request.sampling.per_class,
-        seed=request.sampling.seed,
-        num_classes=model.num_classes,
-    )
-
-
-def _measure(
-    request: Request, model: "LoadedModel", clean: "CleanData", *, tell: bool, quiet: bool
-) -> "Proportion":
-    """Measure the clean accuracy, the first thing that is told; stop if it is near chance."""
-    from secateur.models import better_convention, check_convention
-    from secateur.statistics import Proportion
-
-    images = _together(clean)
-    share = check_convention(model, images)
-    accuracy = Proportion(round(share * len(images)), len(images))
-    if tell:
-        say(f"Clean accuracy {described(accuracy)}", style="bold")
-    if not quiet and request.model.has_usual_values:
-        better = better_convention(model, images, share)
-        if better is not None:
-            warn(
-                f"with {better.title} the network reaches {better.accuracy:.1%}; "
-                f"if it was trained that way, add {better.flags}"
-            )
-    return accuracy
-
-
-def _together(clean: "CleanData") -> "LabelledImages":
-    import torch
-
-    from secateur.data import LabelledImages
-
-    parts = (clean.learn, clean.choose)
-    return LabelledImages(
-        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    )
 
 
 def _for_checkpoint(repair: "Repair", model: "LoadedModel") -> "Repair":
@@ -189,18 +134,11 @@ def _write_report(
 ) -> dict[str, Any]:
     from secateur.report import collect, write_report
 
-    inputs = {
-        "source": request.data.source,
-        "split": request.data.split,
-        "samples": request.sampling.samples if request.sampling.per_class is None else None,
-        "per_class": request.sampling.per_class,
-        "seed": request.sampling.seed,
-    }
     evidence = collect(
         repair,
         model,
         clean,
-        inputs={name: value for name, value in inputs.items() if value is not None},
+        inputs=request.sampling.described(request.data),
         outputs=outputs,
         clean_accuracy=accuracy,
         command=request.command,

@@ -1,6 +1,6 @@
 """What a repair came to, in a few lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,13 @@ from secateur.cli.console import output_console, printable
 if TYPE_CHECKING:
     from secateur.statistics import Proportion
 
-STYLES = {"repaired": "bold green", "nothing found": "bold", "inconclusive": "bold yellow"}
+STYLES = {
+    "repaired": "bold green",
+    "nothing found": "bold",
+    "inconclusive": "bold yellow",
+    "evidence": "bold red",
+    "no evidence": "bold",
+}
 
 
 def measured(share: float, low: float, high: float, images: int) -> str:
@@ -37,15 +43,42 @@ def show_summary(evidence: Mapping[str, Any], report: Path) -> None:
     report
         The HTML file.
     """
-    outcome = evidence["outcome"]
+    _show(evidence["outcome"], evidence["outcome"].capitalize(), _rows(evidence), report)
+
+
+def show_scan(evidence: Mapping[str, Any], report: Path | None) -> None:
+    """Print the verdict, every check and where the report is.
+
+    Parameters
+    ----------
+    evidence
+        As `secateur.report.collect_scan` returns it.
+    report
+        The HTML file, if one was written.
+    """
+    title = {"evidence": "Evidence of a backdoor", "no evidence": "No evidence of a backdoor found"}
+    rows = [
+        ("verdict", evidence["statement"]),
+        *(
+            ("run" if check["ran"] else "not run", f"{check['check']}. {check['statement']}")
+            for check in evidence["checks"]
+        ),
+        *_revealed(evidence["exposure"]),
+        *(("note", note) for note in evidence["notes"]),
+    ]
+    _show(evidence["outcome"], title.get(evidence["outcome"], "Inconclusive"), rows, report)
+
+
+def _show(outcome: str, title: str, rows: Sequence[tuple[str, str]], report: Path | None) -> None:
     console = output_console()
-    console.print(Text(f"\n{outcome.capitalize()}", STYLES.get(outcome, "bold")))
+    console.print(Text(f"\n{title}", STYLES.get(outcome, "bold")))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _rows(evidence):
+    for name, value in rows:
         table.add_row(name, printable(value))
-    table.add_row("report", Text(printable(str(report)), overflow="fold"))
+    if report is not None:
+        table.add_row("report", Text(printable(str(report)), overflow="fold"))
     console.print(table)
 
 
@@ -61,15 +94,19 @@ def _rows(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("loss", loss["statement"]))
     if evidence["trigger"] is not None:
         rows.append(("inverted trigger", evidence["trigger"]["statement"]))
-    exposure = evidence["exposure"]
-    if exposure is not None:
-        name = "" if exposure["name"] is None else f" ({exposure['name']})"
-        share = exposure["share"]
-        rows.append(
-            (
-                "revealed label",
-                f"{exposure['label']}{name}, for {100 * share['value']:.1f} % of {share['n']:,} images "
-                "once the clean task was unlearned",
-            )
-        )
+    rows += _revealed(evidence["exposure"])
     return [*rows, *(("note", note) for note in evidence["notes"])]
+
+
+def _revealed(exposure: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if exposure is None:
+        return []
+    name = "" if exposure["name"] is None else f" ({exposure['name']})"
+    share = exposure["share"]
+    return [
+        (
+            "revealed label",
+            f"{exposure['label']}{name}, for {100 * share['value']:.1f} % of {share['n']:,} images "
+            "once the clean task was unlearned",
+        )
+    ]

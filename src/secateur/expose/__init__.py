@@ -2,9 +2,10 @@
 
 from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
-from secateur.expose.forms import Additive, Form, Patch
+from secateur.expose.forms import FormName
 from secateur.expose.latent import LatentInversion, LatentTrigger
-from secateur.expose.searching import CHANGING, Findings, Search
+from secateur.expose.scanning import Scan
+from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
 from secateur.expose.succeeding import Succeeding, Successors
 from secateur.expose.triggers import (
     Found,
@@ -14,6 +15,7 @@ from secateur.expose.triggers import (
     answers_without,
     images_of_others,
     of_others,
+    strengths,
     success_of,
     suspect,
     typical_norm,
@@ -27,27 +29,33 @@ from secateur.expose.unlearning import (
     even_batches,
     predict,
 )
+from secateur.expose.verdict import OPERATING_POINT, Check, Conclusion, Verdict, judge
 
 __all__ = [
     "CHANGING",
     "GENTLE",
-    "Additive",
+    "OPERATING_POINT",
     "Case",
+    "Check",
+    "Conclusion",
     "Exposed",
     "Exposing",
     "Exposure",
     "Findings",
-    "Form",
+    "FormName",
     "Found",
     "Inversion",
     "InvertedTrigger",
+    "Kind",
     "LatentInversion",
     "LatentTrigger",
-    "Patch",
+    "Reason",
+    "Scan",
     "Search",
     "Succeeding",
     "Successors",
     "Unlearning",
+    "Verdict",
     "anomalies",
     "answers_without",
     "batch_statistics",
@@ -55,8 +63,10 @@ __all__ = [
     "even_batches",
     "flushed_denormals",
     "images_of_others",
+    "judge",
     "of_others",
     "predict",
+    "strengths",
     "success_of",
     "suspect",
     "typical_norm",

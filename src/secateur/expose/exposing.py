@@ -90,7 +90,7 @@ class Exposing:
     def _look(self, case: Case, exposure: Exposure | None) -> Findings:
         """Search for triggers."""
         if not self.search:
-            return Findings(None, ())
+            return Findings.none("left out")
         case.network.requires_grad_(False)
         with case.stage("inverting"):
             findings = self.search(

@@ -1,6 +1,7 @@
 """What an inverted trigger may do to an image."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -97,3 +98,7 @@ class Additive:
         """Return the pattern as what is added."""
         pattern = opened.float()
         return Trigger(torch.ones_like(pattern), pattern), float(torch.linalg.vector_norm(pattern))
+
+
+FormName = Literal["patch", "additive"]
+FORMS: Mapping[FormName, Form] = {"patch": Patch(), "additive": Additive()}

@@ -1,8 +1,9 @@
 """Looking for a backdoor by three kinds of trigger, the cheapest search first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -18,6 +19,10 @@ CHANGING = Inversion(success=0.9, weight=1e-2, restarts=2)
 """A mapping of all classes fails on images that it sends to their own answer, so less is asked for."""
 
 
+Kind = Literal["patch", "change", "shift"]
+Reason = Literal["no normalisation", "too many classes", "found before", "left out", "not converged"]
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a search came to.
@@ -28,10 +33,22 @@ class Findings:
         The trigger that is anomalously small, if one is.
     triggers
         All that it was compared with, itself included; without one, every trigger inverted.
+    looks
+        What was inverted and compared in each kind of search, in its order: ``patch``, ``change`` (the last
+        of its triggers is the one without a label) and ``shift``.
+    skipped
+        Why the other kinds were not tried.
     """
 
     found: Found | None
     triggers: tuple[Found, ...]
+    looks: Mapping[Kind, tuple[Found, ...]] = field(default_factory=dict)
+    skipped: Mapping[Kind, Reason] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, reason: Reason) -> "Findings":
+        """Return those of no search at all."""
+        return cls(None, (), skipped=dict.fromkeys(get_args(Kind), reason))
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,8 @@ class Search:
         Of more labels, only so many are searched: those that the unlearned network answers most.
     most
         Of still more labels, none is, where unlearning proposes none.
+    thorough
+        Whether every kind is tried, also after one was found.
     """
 
     patches: Inversion = field(default_factory=Inversion)
@@ -62,6 +81,7 @@ class Search:
     shifts: LatentInversion = field(default_factory=LatentInversion)
     proposed: int = 12
     most: int = 100
+    thorough: bool = False
 
     def __post_init__(self) -> None:
         if min(self.proposed, self.most) < 1:
@@ -104,7 +124,7 @@ class Search:
         if answers is not None and classes > self.proposed:
             labels = sorted(labels, key=lambda label: -answers[label])[: self.proposed]
         if len(labels) > self.most:
-            return Findings(None, ())
+            return Findings.none("too many classes")
 
         def invert(
             inversion: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
@@ -118,12 +138,28 @@ class Search:
                 progress=progress,
             )
 
-        patches = invert(partial(self.patches, network), labels)
-        if (found := suspect(patches)) or not any(layer.kind == "norm" for layer in layers):
-            return Findings(found, patches)
-        patches += invert(partial(self.changing, network), [None])
-        if (found := suspect(patches)) or not shift:
-            return Findings(found, patches)
-        shifts = invert(partial(self.shifts, network, layers), labels)
-        found = suspect(shifts)
-        return Findings(found, shifts if found else patches + shifts)
+        looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), labels)}
+        skipped: dict[Kind, Reason] = {}
+        triggers = looks["patch"]
+        found = suspect(triggers)
+        normed = any(layer.kind == "norm" for layer in layers)
+
+        def goes_on(kind: Kind) -> bool:
+            if normed and (self.thorough or not found):
+                return True
+            skipped[kind] = "found before" if normed else "no normalisation"
+            return False
+
+        if goes_on("change"):
+            looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
+            if not found:
+                triggers = looks["change"]
+                found = suspect(triggers)
+        if goes_on("shift") and shift:
+            looks["shift"] = invert(partial(self.shifts, network, layers), labels)
+            if not found:
+                found = suspect(looks["shift"])
+                triggers = looks["shift"] if found else triggers + looks["shift"]
+        elif not shift:
+            skipped["shift"] = "left out"
+        return Findings(found, triggers, looks, skipped)

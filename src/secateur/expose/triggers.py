@@ -7,7 +7,7 @@ Wang et al., IEEE S&P 2019).
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
-from secateur.expose.forms import Form, Patch
+from secateur.expose.forms import FORMS, FormName
 from secateur.expose.unlearning import predict
 from secateur.models import Precision, autocast, check_precision
 from secateur.progress import Progress, Silent
@@ -118,7 +118,7 @@ class Inversion:
     factor
         By which the weight rises or falls in one step, above 1.
     form
-        What a trigger may do to an image.
+        What a trigger may do to an image: ``patch`` or ``additive``, see `secateur.expose.forms`.
     precision
         Of forward passes.
     """
@@ -130,11 +130,13 @@ class Inversion:
     success: float = 0.97
     weight: float = 1e-3
     factor: float = 1.1
-    form: Form = field(default_factory=Patch)
+    form: FormName = "patch"
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        if self.form not in FORMS:
+            raise MethodError(f"no form of triggers is called {self.form!r}; there are: {', '.join(FORMS)}")
         if min(self.steps, self.batch_size, self.restarts) < 1:
             raise MethodError("inversion needs at least one step, one image per batch and one start")
         if self.rate <= 0 or self.weight <= 0 or self.factor <= 1 or not 0 < self.success < 1:
@@ -219,7 +221,8 @@ class Inversion:
     ) -> Tensor:
         """Return each run's smallest trigger that succeeded, ``(runs, planes, H, W)``."""
         device = next(network.parameters()).device
-        form, shape = self.form, (self.form.planes(convention.channels), *convention.size)
+        form = FORMS[self.form]
+        shape = (form.planes(convention.channels), *convention.size)
         sources = [
             torch.Generator().manual_seed(seed + (-1 if label is None else label) * self.restarts + again)
             for label, again in runs
@@ -270,7 +273,7 @@ class Inversion:
         label: int | None,
         opened: Tensor,
     ) -> InvertedTrigger:
-        trigger, norm = self.form.trigger(opened)
+        trigger, norm = FORMS[self.form].trigger(opened)
         success = success_of(network, trigger, label, held_out, convention)
         return InvertedTrigger(label, trigger, norm, success, success > self.success - SLACK)
 
@@ -337,13 +340,28 @@ def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     )
 
 
+def strengths(triggers: Sequence[Found]) -> tuple[float, ...]:
+    """Return how far each trigger is on the way to being anomalously small; beyond 1 it is.
+
+    The smaller of two shares: of its anomaly in that of a suspect, and of its smallness against the median,
+    on a logarithmic scale, in that of a suspect.
+    """
+    converged = [trigger.norm for trigger in triggers if trigger.converged]
+    if not converged:
+        return tuple(0.0 for _ in triggers)
+    middle = statistics.median(converged)
+    return tuple(
+        min(anomaly / ANOMALOUS, math.log(max(trigger.norm, TINY) / max(middle, TINY)) / math.log(SMALL))
+        for anomaly, trigger in zip(anomalies(triggers), triggers, strict=True)
+    )
+
+
 def suspect(triggers: Sequence[AnyFound]) -> AnyFound | None:
     """Return the trigger that is anomalously small among those of all labels, if one is."""
-    if not any(trigger.converged for trigger in triggers):
-        return None
-    middle = statistics.median(trigger.norm for trigger in triggers if trigger.converged)
-    index, found = max(zip(anomalies(triggers), triggers, strict=True), key=lambda pair: pair[0])
-    return found if index > ANOMALOUS and found.norm <= SMALL * middle else None
+    strength, found = max(
+        zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0], default=(0.0, None)
+    )
+    return found if strength > 1 else None
 
 
 def typical_norm(triggers: Sequence[Found], found: Found) -> float:

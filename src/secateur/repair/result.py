@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposure, Found
+from secateur.expose import Exposure, Findings, Found
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import Discovery, Recipe
 
@@ -64,8 +64,8 @@ class Repair:
         Every setting of the method, as plain values.
     notes
         Sentences for the report: limits met, fallbacks taken.
-    trigger
-        The inverted trigger whose units were pruned, where the method used one.
+    findings
+        The triggers that were inverted, where the method searches.
     """
 
     method: str
@@ -81,4 +81,9 @@ class Repair:
     seconds: dict[str, float]
     hyperparameters: dict[str, object]
     notes: tuple[str, ...] = ()
-    trigger: Found | None = None
+    findings: Findings | None = None
+
+    @property
+    def trigger(self) -> Found | None:
+        """The inverted trigger whose units were looked for, if one stood out."""
+        return None if self.findings is None else self.findings.found

@@ -187,7 +187,7 @@ class RNP:
                 choice, scores = self._recover(case, exposure, exposed.unlearned, findings)
             else:
                 choice, scores = self._leave(case, findings)
-        return self._result(network, case, choice, scores, exposure, findings.found)
+        return self._result(network, case, choice, scores, exposure, findings)
 
     def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
@@ -302,7 +302,7 @@ class RNP:
         choice: Choice,
         scores: Tensor,
         exposure: Exposure | None,
-        found: Found | None,
+        findings: Findings,
     ) -> Repair:
         layers = case.discovery.layers
         units = list(all_units(layers))
@@ -316,7 +316,7 @@ class RNP:
             gamma_only=not self.shift,
         )
         repaired = prune(network, layers, [s.unit for s in scored], shift=self.shift)
-        nothing = exposure is not None and exposure.finite and found is None
+        nothing = exposure is not None and exposure.finite and findings.found is None
         return Repair(
             method="rnp",
             outcome="repaired" if scored else "nothing found" if nothing else "inconclusive",
@@ -331,5 +331,5 @@ class RNP:
             seconds=case.seconds,
             hyperparameters=asdict(self),
             notes=tuple(case.notes),
-            trigger=found,
+            findings=findings,
         )

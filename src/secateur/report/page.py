@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from secateur.files import write_text
 from secateur.report import plots, wording
-from secateur.report.evidence import Evidence
+from secateur.report.frame import Evidence
 from secateur.report.svg import inline, printable
 
 TEMPLATE = "report.html.jinja"
@@ -91,10 +91,10 @@ def duration(seconds: float) -> str:
 
 def _figures(evidence: Evidence) -> dict[str, Markup]:
     figures: dict[str, tuple[Figure, str]] = {}
-    if len(evidence["curve"]["points"]) > 1:
+    if evidence["curve"] and len(evidence["curve"]["points"]) > 1:
         figures["curve"] = plots.accuracy_curve(evidence["curve"]), _curve_text(evidence)
-    if evidence["units"]["layers"]:
-        units = evidence["units"]
+    units = evidence["units"]
+    if units and units["layers"]:
         counts = f"{units['pruned']:,} of {units['total']:,} units are pruned"
         figures["histogram"] = plots.score_histogram(units), f"Histogram of all scores; {counts}."
         figures["layers"] = (

@@ -3,9 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.expose import OPERATING_POINT, Check, Kind, Reason, Verdict
+
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 
+SCAN_LIMITS = (
+    "No evidence is not the same as clean. A backdoor that these searches do not expose leaves no trace.",
+    "Evidence is not proof. It is a comparison of how small triggers for different classes can be made, and "
+    "some clean networks exceed the threshold as well; how many did is in the documentation of the scan.",
+    "Only the three kinds of trigger that are listed were searched for. A trigger that shows in one class of "
+    "images alone, one that differs from image to image, or a natural object need not leave a trace in them.",
+    "The clean images are trusted. If some of them carry the trigger or wrong labels, all that follows is "
+    "undermined.",
+)
 LIMITS = (
     "No evidence is not the same as clean. A backdoor that this method does not expose leaves no trace here, "
     "and a repair that changes nothing says nothing about the network.",
@@ -67,7 +78,12 @@ def span(number: Mapping[str, Any]) -> str:
 
 def outcome_title(outcome: str) -> str:
     """Return the outcome as a heading."""
-    return {"repaired": "Repaired", "nothing found": "Nothing found to repair"}.get(outcome, "Inconclusive")
+    return {
+        "repaired": "Repaired",
+        "nothing found": "Nothing found to repair",
+        "evidence": "Evidence of a backdoor",
+        "no evidence": "No evidence found",
+    }.get(outcome, "Inconclusive")
 
 
 def outcome_statement(outcome: str, pruned: int, total: int) -> str:
@@ -86,6 +102,23 @@ def outcome_statement(outcome: str, pruned: int, total: int) -> str:
         "No unit was pruned and the weights are as they came, because the evidence did not allow a decision. "
         "The notes say why. Treat the network as you did before."
     )
+
+
+def verdict_statement(verdict: Verdict, trigger: Mapping[str, Any] | None) -> str:
+    """Return what a verdict says, and what it does not."""
+    if trigger is not None:
+        caused = "any change of answer" if trigger["label"] is None else f"class {_class(trigger)}"
+        return (
+            f"A trigger that causes {caused} is far smaller than such triggers are for other classes. A "
+            "planted backdoor looks like that; so does a class that the network tells by a small mark. "
+            f"{trigger_statement(trigger)}"
+        )
+    if verdict.conclusion == "no evidence":
+        return (
+            "No trigger that was searched for is anomalously small. This is not a statement that the network "
+            "is clean: a backdoor that no check here exposes looks the same."
+        )
+    return "No check could decide; each says why. Treat the network as you did before."
 
 
 def loss_statement(loss: Mapping[str, Any]) -> str:
@@ -166,44 +199,59 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
     return " ".join(sentences)
 
 
-def not_run(*, unlearned: bool, diverged: bool, inverted: bool, evaluated: bool) -> list[dict[str, str]]:
-    """Return the checks that a reader may expect, and why they were not made."""
-    checks = []
-    if not evaluated:
-        checks += [
-            {"check": "Attack success rate (ASR) before and after", "reason": TRIGGER_NEEDED},
-            {"check": "Accuracy on triggered images (RA)", "reason": TRIGGER_NEEDED},
-            {
-                "check": "Accuracy on images that the network never saw",
-                "reason": "Only the clean images given were available, and they may be training images.",
-            },
-        ]
+UNLEARNING = "Unlearning: the label that the network falls back to"
+SEARCHES: Mapping[Kind, str] = {
+    "patch": "Trigger inversion: a patch for every label",
+    "change": "Trigger inversion: a patch that changes any answer",
+    "shift": "Trigger inversion: a shift of early channels for every label",
+}
+REASONS: Mapping[Reason, str] = {
+    "no normalisation": "It lives in the channels of normalisation layers, and the network has none.",
+    "too many classes": "The network has too many classes to invert a trigger for each.",
+    "found before": "A trigger of another kind had stood out already.",
+    "left out": "The settings of this method leave it out.",
+    "not converged": "Too few triggers converged to tell which of them is small.",
+}
+NEVER_RUN: Mapping[str, Any] = {
+    "check": "Inspection of the architecture's code and graph for added branches",
+    "ran": False,
+    "strength": None,
+    "statement": NOT_IMPLEMENTED + " Read the architecture's source before trusting it.",
+}
+
+
+def unlearning_check(*, unlearned: bool, diverged: bool) -> str:
+    """Return what became of unlearning."""
     if not unlearned:
-        checks.append(
-            {"check": "Exposure of the target label", "reason": "This repair did not unlearn the network."}
-        )
+        return "This work did not unlearn the network, or its kind reveals nothing reliable that way."
     if diverged:
-        checks.append(
-            {
-                "check": "Exposure of the target label",
-                "reason": "Unlearning diverged, so what the network answers means nothing.",
-            }
-        )
-    if not inverted:
-        checks.append(
-            {
-                "check": "Trigger inversion (reconstructing the trigger from the network)",
-                "reason": "This repair did not invert triggers.",
-            }
-        )
-    checks += [
-        {
-            "check": "Comparison with networks known to be clean",
-            "reason": "None were given; without them, how unusual the revealed label is remains unknown.",
-        },
-        {
-            "check": "Inspection of the architecture's code and graph for added branches",
-            "reason": NOT_IMPLEMENTED + " Read the architecture's source before trusting it.",
-        },
+        return "Unlearning diverged, so what the network answers means nothing."
+    return (
+        "The label is told above. It is a hint and no evidence: clean networks fall back to some label too."
+    )
+
+
+def search_check(check: Check, trigger: Mapping[str, Any] | None) -> str:
+    """Return what one search for triggers found, or why there was none."""
+    if check.strength is None or trigger is None:
+        return REASONS[check.reason or "not converged"]
+    searched = f"{check.searched} labels" if check.kind != "change" else "any label"
+    return (
+        f"Searched for {searched}. The smallest: {trigger_statement(trigger)} Its strength is "
+        f"{check.strength:.2f}; a trigger is evidence beyond {OPERATING_POINT:.2f}."
+    )
+
+
+def needs_trigger(*, evaluated: bool) -> list[Mapping[str, Any]]:
+    """Return the measurements that only someone who knows the trigger can make, unless they were made."""
+    reasons = {
+        "Attack success rate (ASR) before and after": TRIGGER_NEEDED,
+        "Accuracy on triggered images (RA)": TRIGGER_NEEDED,
+        "Accuracy on images that the network never saw": "Only the clean images given were available, and "
+        "they may be training images.",
+    }
+    return [
+        {"check": check, "ran": False, "strength": None, "statement": reason}
+        for check, reason in reasons.items()
+        if not evaluated
     ]
-    return checks

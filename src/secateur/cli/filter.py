@@ -1,0 +1,202 @@
+"""``secateur filter``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.console import say
+from secateur.cli.display import display
+from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
+from secateur.cli.options import (
+    Architecture,
+    Channels,
+    Classes,
+    Data,
+    Device,
+    Force,
+    Json,
+    Mean,
+    Model,
+    PerClass,
+    Quiet,
+    Range,
+    Root,
+    RunOn,
+    Samples,
+    Seed,
+    Size,
+    Split,
+    StateKey,
+    Std,
+    Threads,
+)
+from secateur.cli.rows import FORMATS, opened
+from secateur.cli.sampling import Sampling, measure_clean
+from secateur.cli.summary import described
+from secateur.cli.writing import check_file
+from secateur.errors import InputError
+from secateur.files import atomic_path
+from secateur.statistics import Proportion
+
+if TYPE_CHECKING:
+    from secateur.expose.samples import Threshold
+
+IMAGES = "Images to be judged"
+
+
+def filter_images(
+    model: Model,
+    *,
+    arch: Architecture,
+    data: Data,
+    images: Annotated[
+        str,
+        typer.Option(
+            "--images",
+            "-i",
+            metavar="D",
+            help="The images, in any of the forms of --data; a folder need not be divided into classes.",
+            show_default=False,
+            rich_help_panel=IMAGES,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Table to write, .csv or .parquet: file, label, answer, score, suspicious.",
+            show_default=False,
+        ),
+    ],
+    force: Force = False,
+    images_split: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Part of the images.", rich_help_panel=IMAGES),
+    ] = "test",
+    labelled: Annotated[
+        bool,
+        typer.Option(
+            "--labelled",
+            metavar=" ",
+            help="The images' labels count, as those of a training set do. Otherwise the network's own "
+            "answers stand in for them.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = False,
+    detector: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="What scores images; see secateur detectors."),
+    ] = "unlearned",
+    rate: Annotated[
+        float,
+        typer.Option(
+            metavar="PERCENT",
+            help="Share of clean images that may be called suspicious, in percent.",
+        ),
+    ] = 1.0,
+    state_key: StateKey = None,
+    classes: Classes = None,
+    split: Split = "train",
+    root: Root = None,
+    samples: Samples = 500,
+    per_class: PerClass = None,
+    seed: Seed = 0,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    pixel_range: Range = None,
+    device: RunOn = Device.AUTO,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score images by how much they look like triggered ones, and mark those above a threshold.
+
+    The threshold comes from clean images that the detector did not learn from: no more than the share of
+    --rate of clean images is expected above it. Memory does not grow with the number of images.
+
+    Example: [cyan]secateur filter model.pth --arch timm:resnet18 --data clean/ --images uploads/ --out
+    scores.csv[/]
+    """
+    if out.suffix not in FORMATS:
+        raise InputError(f"{out}: give --out a name that ends in {' or '.join(FORMATS)}")
+    check_file(out, force=force)
+    choice = ModelChoice(model, arch, state_key, classes, size, channels, mean, std, pixel_range)
+    from secateur.expose.samples import Filter, create
+
+    judging = Filter(create(detector), rate=rate / 100, labelled=labelled)
+    sampling = Sampling(samples, per_class, seed)
+    runs_on = prepare_device(device, threads)
+    loaded = choice.load()
+    clean = sampling.draw(DataChoice(data, split, root), loaded)
+    judged = DataChoice(images, images_split, root).open(loaded, labelled=labelled)
+    if labelled:
+        judged.check_labels(loaded.num_classes)
+    tell = not (quiet or as_json)
+    measure_clean(choice, loaded, clean, tell=tell, quiet=quiet)
+
+    import torch
+
+    from secateur.data import stream
+
+    loaded.network.to(runs_on)
+    suspicious = 0
+    with (
+        display(quiet=quiet) as progress,
+        judging.prepared(
+            loaded.network,
+            clean,
+            judged,
+            generator=torch.Generator().manual_seed(seed),
+            progress=progress,
+        ) as judge,
+        atomic_path(out) as temporary,
+    ):
+        with opened(temporary, out.suffix) as rows:
+            progress.start("scoring", -(-len(judged) // judging.batch_size))
+            index = 0
+            for pixels, labels in stream(judged, judging.batch_size):
+                scores = judge(pixels, labels)
+                suspicious += int(scores.suspicious.sum())
+                rows.write(
+                    [judged.name_of(index + k) for k in range(len(labels))],
+                    labels.tolist(),
+                    scores.answers.tolist(),
+                    scores.values.tolist(),
+                    scores.suspicious.tolist(),
+                )
+                index += len(labels)
+                progress.advance(suspicious=suspicious)
+        threshold = judge.threshold
+    share = Proportion(suspicious, len(judged))
+    if tell:
+        _tell(share, threshold, out)
+    if as_json:
+        sys.stdout.write(json.dumps(_plain(share, threshold, detector, out), indent=1) + "\n")
+
+
+def _tell(share: Proportion, threshold: "Threshold", out: Path) -> None:
+    say(f"\n{share.hits:,} of {share.total:,} images are suspicious", style="bold")
+    say(f"share above the threshold {described(share)}")
+    say(
+        f"expected of clean images at most {100 * threshold.rate:.2g} %: the threshold {threshold.value:.4g} "
+        f"comes from {threshold.images} of them"
+    )
+    say(f"scores in {out}")
+
+
+def _plain(share: Proportion, threshold: "Threshold", detector: str, out: Path) -> dict[str, Any]:
+    low, high = share.interval()
+    return {
+        "detector": detector,
+        "images": share.total,
+        "suspicious": {"hits": share.hits, "value": share.value, "low": low, "high": high},
+        "threshold": {"value": threshold.value, "rate": threshold.rate, "images": threshold.images},
+        "out": str(out),
+    }

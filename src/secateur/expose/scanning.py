@@ -1,0 +1,74 @@
+"""A scan: expose a network and say whether what shows is evidence of a backdoor."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from secateur.data import CleanData
+from secateur.errors import MethodError
+from secateur.expose.case import Case, flushed_denormals
+from secateur.expose.exposing import GENTLE, Exposed, Exposing
+from secateur.expose.searching import Search
+from secateur.expose.unlearning import Unlearning
+from secateur.expose.verdict import OPERATING_POINT, Verdict, judge
+from secateur.progress import Progress
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Unlearn the clean task, search for triggers of every kind, and judge the smallest.
+
+    Attributes
+    ----------
+    unlearning
+        How the clean task is unlearned.
+    search
+        How triggers are looked for.
+    point
+        Strength beyond which a trigger is evidence, above 0.
+    """
+
+    unlearning: Unlearning = GENTLE
+    search: Search = field(default_factory=Search)
+    point: float = OPERATING_POINT
+
+    def __post_init__(self) -> None:
+        if self.point <= 0:
+            raise MethodError(f"point {self.point} must be above 0")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        clean: CleanData,
+        *,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Verdict, Exposed]:
+        """Scan `network`, which is not changed.
+
+        Parameters
+        ----------
+        network
+            A classifier, ``(N, C, H, W)`` to ``(N, K)`` logits or probabilities, on any device.
+        clean
+            Trusted images: triggers are fitted to ``clean.learn`` and tested on ``clean.choose``.
+        generator
+            Source of all randomness; seed 0 when none is given.
+        progress
+            Told about every stage.
+
+        Returns
+        -------
+        tuple
+            The verdict and what it rests on, which a repair can take as well.
+
+        Raises
+        ------
+        MethodError
+            The network has no prunable unit, or its weights are not float32.
+        """
+        with flushed_denormals():
+            case = Case.of(network, clean, generator, progress)
+            exposed = Exposing(self.unlearning, self.search)(case)
+        return judge(exposed.findings, point=self.point), exposed

@@ -1,0 +1,90 @@
+"""What a report says of an exposure: the label that unlearning reveals, triggers, and every check."""
+
+from collections.abc import Sequence
+
+from secateur.expose import Check, Exposure, Found, InvertedTrigger, LatentTrigger, Verdict
+from secateur.report import wording
+from secateur.report.frame import Evidence, proportion
+from secateur.report.pictures import embedded
+from secateur.statistics import Proportion
+
+ON_LEARN = "on the clean images that the method learned from; Wilson score interval"
+
+
+def trigger_section(trigger: Found | None, class_names: Sequence[str] | None) -> Evidence | None:
+    """Return what an inverted trigger is; None if there is none."""
+    if trigger is None:
+        return None
+    found: Evidence = {
+        "kind": "shift" if isinstance(trigger, LatentTrigger) else "patch",
+        "label": trigger.label,
+        "name": None if trigger.label is None else name_of(trigger.label, class_names),
+        "norm": trigger.norm,
+        "success": trigger.success,
+        "picture": embedded(trigger.trigger) if isinstance(trigger, InvertedTrigger) else None,
+    }
+    return found | {"statement": wording.trigger_statement(found)}
+
+
+def exposure_section(
+    exposure: Exposure | None, trigger: Found | None, class_names: Sequence[str] | None
+) -> Evidence | None:
+    """Return what unlearning revealed; None if it was not done or diverged."""
+    if exposure is None or not exposure.finite:
+        return None
+    images = sum(exposure.answers)
+    others = [count for label, count in enumerate(exposure.answers) if label != exposure.label]
+    found: Evidence = {
+        "reached": exposure.reached,
+        "label": exposure.label,
+        "name": name_of(exposure.label, class_names),
+        "share": {**proportion(Proportion(exposure.answers[exposure.label], images)), "how": ON_LEARN},
+        "runner_up": {**proportion(Proportion(max(others), images)), "how": ON_LEARN} if others else None,
+        "answers": [
+            {"label": label, "name": name_of(label, class_names), "answers": answers, "images": occurs}
+            for label, (answers, occurs) in enumerate(zip(exposure.answers, exposure.labels, strict=True))
+        ],
+        "path": {
+            "how": ON_LEARN,
+            "accuracies": [
+                proportion(Proportion(round(accuracy * images), images)) for accuracy in exposure.accuracies
+            ],
+        },
+    }
+    confirmed = None if trigger is None else trigger.label == exposure.label
+    return found | {"statement": wording.exposure_statement(found, confirmed=confirmed)}
+
+
+def checks_section(
+    exposure: Exposure | None, verdict: Verdict | None, class_names: Sequence[str] | None
+) -> list[Evidence]:
+    """Return every check for a backdoor: what it found, or why it was not run."""
+    finite = exposure is not None and exposure.finite
+    searches = () if verdict is None else verdict.checks
+    return [
+        {
+            "check": wording.UNLEARNING,
+            "ran": finite,
+            "strength": None,
+            "statement": wording.unlearning_check(unlearned=exposure is not None, diverged=not finite),
+        },
+        *(
+            {
+                "check": wording.SEARCHES[check.kind],
+                "ran": check.strength is not None,
+                "strength": check.strength,
+                "statement": wording.search_check(check, _named(check, class_names)),
+            }
+            for check in searches
+        ),
+    ]
+
+
+def name_of(label: int, class_names: Sequence[str] | None) -> str | None:
+    """Return the name of a class, where it is known."""
+    return class_names[label] if class_names and label < len(class_names) else None
+
+
+def _named(check: Check, class_names: Sequence[str] | None) -> Evidence | None:
+    found = trigger_section(check.trigger, class_names)
+    return found and {key: found[key] for key in ("kind", "label", "name", "norm", "success")}

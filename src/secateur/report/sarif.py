@@ -1,0 +1,98 @@
+"""Evidence as SARIF 2.1.0, the format in which scanners report to code hosts and dashboards."""
+
+from typing import Any
+
+from secateur.report import wording
+from secateur.report.frame import Evidence
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+HOME = "https://pypi.org/project/secateur/"
+RULE = "backdoor"
+KINDS = {"evidence": "fail", "no evidence": "pass", "inconclusive": "open"}
+"""Of the verdict: how SARIF calls what a check came to (section 3.27.9)."""
+
+
+def sarif(evidence: Evidence) -> dict[str, Any]:
+    """Return the evidence of a scan as a SARIF log: the verdict as one result, each check as another.
+
+    A verdict of evidence is a failure of level ``error``; checks that were not run are ``notApplicable``, and
+    those that were are ``informational``, so that only the verdict raises an alarm.
+
+    Parameters
+    ----------
+    evidence
+        As `collect_scan` returns it.
+    """
+    checkpoint = evidence["inputs"]["checkpoint"]
+    kind = KINDS[evidence["outcome"]]
+    verdict = {
+        "ruleId": RULE,
+        "ruleIndex": 0,
+        "kind": kind,
+        "level": "error" if kind == "fail" else "none",
+        "message": {"text": evidence["statement"]},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": checkpoint["file"], "index": 0}}}],
+        "fingerprints": {"checkpoint/sha256": checkpoint["sha256"]},
+        "properties": {
+            "verdict": evidence["outcome"],
+            "label": evidence["trigger"] and evidence["trigger"]["label"],
+            **evidence["verdict"],
+        },
+    }
+    checks = [
+        {
+            "ruleId": RULE,
+            "ruleIndex": 0,
+            "kind": "informational" if check["ran"] else "notApplicable",
+            "level": "none",
+            "message": {"text": f"{check['check']}. {check['statement']}"},
+            "properties": {"strength": check["strength"]},
+        }
+        for check in evidence["checks"]
+    ]
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "secateur",
+                        "version": evidence["software"]["secateur"],
+                        "informationUri": HOME,
+                        "rules": [_rule()],
+                    }
+                },
+                "invocations": [
+                    {
+                        "executionSuccessful": True,
+                        "endTimeUtc": evidence["created"].replace("+00:00", "Z"),
+                        **({"commandLine": evidence["command"]} if evidence["command"] else {}),
+                    }
+                ],
+                "artifacts": [
+                    {
+                        "location": {"uri": checkpoint["file"]},
+                        "hashes": {"sha-256": checkpoint["sha256"]},
+                    }
+                ],
+                "results": [verdict, *checks],
+            }
+        ],
+    }
+
+
+def _rule() -> dict[str, Any]:
+    tags = [f"{reference['source']} {reference['id']}" for reference in wording.REFERENCES]
+    return {
+        "id": RULE,
+        "name": "Backdoor",
+        "shortDescription": {"text": "The network shows evidence of a backdoor."},
+        "fullDescription": {
+            "text": "A small trigger, the same for all images, makes the network answer one class. It was "
+            "reconstructed from the network and is far smaller than those for other classes."
+        },
+        "help": {"text": " ".join(wording.SCAN_LIMITS)},
+        "defaultConfiguration": {"level": "error"},
+        "properties": {"tags": ["security", *tags]},
+    }

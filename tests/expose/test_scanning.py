@@ -1,0 +1,49 @@
+"""A scan of planted networks, and what a repair does with it."""
+
+import copy
+
+import pytest
+import torch
+
+from planted import CLEAN, TARGET, Normed, Planted
+from secateur import RNP
+from secateur.errors import MethodError
+from secateur.expose import Scan
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_planted_patch_is_evidence_and_the_network_stays_as_it_was() -> None:
+    network = Planted().train()
+    before = copy.deepcopy(network.state_dict())
+    verdict, exposed = Scan()(network, CLEAN, generator=generator())
+    assert (verdict.conclusion, verdict.label) == ("evidence", TARGET)
+    assert exposed.exposure is None  # there is no normalisation
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_the_same_network_without_it_gives_no_evidence() -> None:
+    verdict, _ = Scan()(Planted(backdoor=False), CLEAN, generator=generator())
+    assert (verdict.conclusion, verdict.label) == ("no evidence", None)
+    assert [check.reason for check in verdict.checks] == [None, "no normalisation", "no normalisation"]
+
+
+def test_a_repair_takes_what_a_scan_exposed_instead_of_looking_again() -> None:
+    network = Normed()
+    _, exposed = Scan()(network, CLEAN, generator=generator())
+    before = copy.deepcopy(exposed.unlearned.state_dict())
+    repair = RNP()(network, CLEAN, generator=generator(), exposed=exposed)
+    assert repair.findings is exposed.findings
+    assert repair.exposure is exposed.exposure
+    assert repair.seconds["unlearning"] == exposed.seconds["unlearning"]
+    assert all(torch.equal(before[name], value) for name, value in exposed.unlearned.state_dict().items())
+    alone = RNP()(network, CLEAN, generator=generator())
+    assert alone.exposure.answers == exposed.exposure.answers
+
+
+def test_the_threshold_must_be_above_zero() -> None:
+    with pytest.raises(MethodError):
+        Scan(point=0)

