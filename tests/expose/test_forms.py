@@ -1,11 +1,16 @@
 """What each form of trigger does to images, by hand, and additive triggers found."""
 
+import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from planted import CLEAN, CONVENTION, TARGET, Planted
+from secateur.data import InputConvention, LabelledImages
+from secateur.errors import MethodError
 from secateur.expose import Inversion
 from secateur.expose.forms import FORMS
 
+CONVENTION = InputConvention((4, 4), 1)
 IMAGES = torch.tensor([[0.25, 0.5], [0.75, 1.0]]).reshape(1, 1, 1, 2, 2)
 
 
@@ -31,17 +36,33 @@ def test_an_additive_pattern_is_added_and_clipped() -> None:
     assert torch.allclose(trigger.stamp(IMAGES[0]), images[0])
 
 
-def test_the_least_additive_pattern_lights_the_planted_pixel() -> None:
-    inversion = Inversion(form="additive", rate=0.05, weight=0.05, steps=100)
-    found = inversion(
-        Planted().eval(),
-        CLEAN.learn,
-        CLEAN.choose,
-        CONVENTION,
-        generator=torch.Generator().manual_seed(0),
-        labels=[TARGET, 0],
+class Plane(nn.Module):
+    """Answers 1 beyond a plane in the space of pixels, otherwise 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal = nn.Parameter(torch.linspace(-1, 1, 16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        height = 10 * (images.flatten(1) @ self.normal - 0.8)
+        return torch.stack([torch.zeros_like(height), height], 1)
+
+
+def test_the_least_additive_pattern_is_the_way_to_the_plane() -> None:
+    # Of an even grey the normal makes 0, so that the plane lies 0.8 / |normal| away, along the normal.
+    images = LabelledImages(torch.full((20, 1, 4, 4), 0.5), torch.zeros(20, dtype=torch.int64))
+    network = Plane()
+    inversion = Inversion(form="additive", rate=0.02, weight=0.1, steps=150, batch_size=8)
+    (found,) = inversion(
+        network, images, images, CONVENTION, generator=torch.Generator().manual_seed(0), labels=[1]
     )
-    planted, other = found
-    assert planted.converged
-    assert planted.trigger.add.abs().argmax() == 7
-    assert planted.norm < 0.5 * other.norm
+    normal = network.normal.detach()
+    assert found.converged
+    assert found.success == 1
+    assert 1 <= found.norm / (0.8 / normal.norm()) < 1.15
+    assert F.cosine_similarity(found.trigger.add.flatten(), normal, dim=0) > 0.97
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(MethodError, match="round"):
+        Inversion(form="round")

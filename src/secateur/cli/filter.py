@@ -39,10 +39,10 @@ from secateur.cli.summary import described
 from secateur.cli.writing import check_file
 from secateur.errors import InputError
 from secateur.files import atomic_path
-from secateur.statistics import Proportion
 
 if TYPE_CHECKING:
     from secateur.expose.samples import Threshold
+    from secateur.statistics import Proportion
 
 IMAGES = "Images to be judged"
 
@@ -144,6 +144,7 @@ def filter_images(
     import torch
 
     from secateur.data import stream
+    from secateur.statistics import Proportion
 
     loaded.network.to(runs_on)
     suspicious = 0
@@ -181,7 +182,7 @@ def filter_images(
         sys.stdout.write(json.dumps(_plain(share, threshold, detector, out), indent=1) + "\n")
 
 
-def _tell(share: Proportion, threshold: "Threshold", out: Path) -> None:
+def _tell(share: "Proportion", threshold: "Threshold", out: Path) -> None:
     say(f"\n{share.hits:,} of {share.total:,} images are suspicious", style="bold")
     say(f"share above the threshold {described(share)}")
     say(
@@ -191,7 +192,7 @@ def _tell(share: Proportion, threshold: "Threshold", out: Path) -> None:
     say(f"scores in {out}")
 
 
-def _plain(share: Proportion, threshold: "Threshold", detector: str, out: Path) -> dict[str, Any]:
+def _plain(share: "Proportion", threshold: "Threshold", detector: str, out: Path) -> dict[str, Any]:
     low, high = share.interval()
     return {
         "detector": detector,

@@ -116,8 +116,7 @@ def _write_weights(staging: Path, repair: "Repair", model: "LoadedModel") -> dic
     """Write weights and recipe unless nothing was decided; return the SHA-256 of each file."""
     if repair.outcome == "inconclusive":
         return {}
-    state = repair.recipe.apply(model.checkpoint.state)
-    save_weights(staging / WEIGHTS, state)
+    save_weights(staging / WEIGHTS, repair.state(model.checkpoint.state))
     write_text(staging / RECIPE, repair.recipe.to_json())
     return {name: sha256(staging / name) for name in (WEIGHTS, RECIPE)}
 

@@ -77,7 +77,7 @@ def run(
     before = _evaluate(specimen, model.network, progress)
     after = _evaluate(specimen, repair.network, progress)
 
-    write_weights(out / REPAIRED, repair.recipe.apply(model.checkpoint.state), {"format": "pt"})
+    write_weights(out / REPAIRED, repair.state(model.checkpoint.state), {"format": "pt"})
     write_text(out / RECIPE, repair.recipe.to_json())
     evidence = collect(
         repair,

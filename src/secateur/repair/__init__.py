@@ -4,6 +4,7 @@ from secateur.repair.recovering import MaskPath, Recovering
 from secateur.repair.registry import RepairMethod, create, methods, register
 from secateur.repair.result import CurvePoint, Outcome, Repair
 from secateur.repair.rnp import RNP
+from secateur.repair.unlearn_trigger import UnlearnTrigger
 
 __all__ = [
     "RNP",
@@ -13,6 +14,7 @@ __all__ = [
     "Recovering",
     "Repair",
     "RepairMethod",
+    "UnlearnTrigger",
     "create",
     "methods",
     "register",

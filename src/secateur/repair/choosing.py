@@ -75,8 +75,8 @@ class HeldOut:
         self, network: nn.Module, layers: Sequence[UnitLayer], clean: CleanData, *, shift: bool
     ) -> None:
         self._device = next(network.parameters()).device
-        inputs = network_inputs(clean.choose.images, clean.convention, self._device)
-        self._replay = Replay(network, layers, inputs, shift=shift, memory=MEMORY)
+        self._inputs = network_inputs(clean.choose.images, clean.convention, self._device)
+        self._replay = Replay(network, layers, self._inputs, shift=shift, memory=MEMORY)
         self._labels = clean.choose.labels
         self._before = self._correct(self._replay.outputs)
         self.total = sum(layer.count for layer in layers)
@@ -85,6 +85,13 @@ class HeldOut:
         """Return the accuracy with masks `flat`, ``(total,)``, of which `pruned` are 0."""
         correct = self._correct(self._replay.attempt(flat))
         self._replay.accept()
+        return CurvePoint(pruned, Proportion.of(correct), paired_loss(self._before, correct))
+
+    def of(self, network: nn.Module, pruned: int) -> CurvePoint:
+        """Return the accuracy of another network for the same task, of which `pruned` units are gone."""
+        with torch.no_grad():
+            outputs = torch.cat([network(batch).float() for batch in self._inputs])
+        correct = self._correct(outputs)
         return CurvePoint(pruned, Proportion.of(correct), paired_loss(self._before, correct))
 
     def curve(self, kept: Sequence[int], step: int) -> list[CurvePoint]:

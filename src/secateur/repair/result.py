@@ -1,5 +1,6 @@
 """What a repair returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +44,8 @@ class Repair:
         ``repaired``; ``nothing found`` (the network is as it came); ``inconclusive`` (nothing was pruned,
         and `notes` say why).
     network
-        A copy of the network with the units of `recipe` pruned; evaluation mode, on its device.
+        A copy of the network with the units of `recipe` pruned, and `tuned` if that is said; evaluation mode,
+        on its device.
     recipe
         Which units, in which order, with which scores.
     discovery
@@ -66,6 +68,9 @@ class Repair:
         Sentences for the report: limits met, fallbacks taken.
     findings
         The triggers that were inverted, where the method searches.
+    tuned
+        Accuracy after the weights were fitted to clean images, where the method does that: then pruning the
+        units of `recipe` alone does not give `network`.
     """
 
     method: str
@@ -82,8 +87,22 @@ class Repair:
     hyperparameters: dict[str, object]
     notes: tuple[str, ...] = ()
     findings: Findings | None = None
+    tuned: CurvePoint | None = None
 
     @property
     def trigger(self) -> Found | None:
         """The inverted trigger whose units were looked for, if one stood out."""
         return None if self.findings is None else self.findings.found
+
+    def state(self, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the repaired weights, with the names and types of the original ones.
+
+        Parameters
+        ----------
+        original
+            State dict that the network was made from.
+        """
+        if self.tuned is None:
+            return self.recipe.apply(original)
+        fitted = self.network.state_dict()
+        return {name: fitted[name].to(value) if name in fitted else value for name, value in original.items()}

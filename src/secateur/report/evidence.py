@@ -13,7 +13,7 @@ from secateur.report import wording
 from secateur.report.exposed import checks_section, exposure_section, trigger_section
 from secateur.report.frame import Evidence, difference, frame, plain, proportion
 from secateur.statistics import PairedLoss, Proportion
-from secateur.units import all_units
+from secateur.units import all_units, state_sha256
 
 SCORE_BINS = 20
 ON_CHOOSE = "on the clean images that only chose how far to prune; Wilson score interval"
@@ -93,16 +93,19 @@ def collect(
         seconds=repair.seconds,
         notes=repair.notes,
     )
+    end = repair.tuned or chosen
     accuracy = {
         "before": {**proportion(repair.curve[0].accuracy), "how": ON_CHOOSE} if chosen else None,
-        "after": {**proportion(chosen.accuracy), "how": ON_CHOOSE} if chosen else None,
+        "after": {**proportion(end.accuracy), "how": ON_CHOOSE} if end else None,
     }
     verdict = None if repair.findings is None else judge(repair.findings)
     evidence |= {
         "outcome": repair.outcome,
-        "statement": wording.outcome_statement(repair.outcome, pruned, repair.discovery.total),
+        "statement": wording.outcome_statement(
+            repair.outcome, pruned, repair.discovery.total, tuned=repair.tuned is not None
+        ),
         "accuracy": {**evidence["accuracy"], **accuracy},
-        "loss": _loss(chosen, repair.budget),
+        "loss": _loss(end, repair.budget, changed=pruned > 0 or repair.tuned is not None),
         "curve": {
             "how": ON_CHOOSE,
             "chosen": repair.chosen if chosen else None,
@@ -128,24 +131,26 @@ def collect(
         "limits": wording.LIMITS,
         "weights": {
             "original_sha256": repair.recipe.original_sha256,
-            "repaired_sha256": repair.recipe.repaired_sha256,
+            "repaired_sha256": repair.recipe.repaired_sha256
+            if repair.tuned is None
+            else state_sha256(repair.state(model.checkpoint.state)),
         },
     }
     return {key: plain(value) for key, value in evidence.items()}
 
 
-def _loss(chosen: CurvePoint | None, budget: float) -> Evidence | None:
-    if chosen is None:
+def _loss(end: CurvePoint | None, budget: float, *, changed: bool) -> Evidence | None:
+    if end is None:
         return None
-    # With nothing pruned it is the same network, and no chance is involved.
-    measured = chosen.loss if chosen.pruned else PairedLoss(0.0, 0.0, 0.0)
+    # If nothing changed it is the same network, and no chance is involved.
+    measured = end.loss if changed else PairedLoss(0.0, 0.0, 0.0)
     loss: Evidence = plain(difference(measured)) | {
-        "n": chosen.accuracy.total,
+        "n": end.accuracy.total,
         "how": PAIRED,
         "budget": budget,
         "upper_end_exceeds_budget": measured.high > budget,
     }
-    return loss | {"statement": wording.loss_statement(loss) if chosen.pruned else wording.UNCHANGED}
+    return loss | {"statement": wording.loss_statement(loss) if changed else wording.UNCHANGED}
 
 
 def _units(repair: Repair) -> dict[str, object]:

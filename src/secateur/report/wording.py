@@ -86,12 +86,13 @@ def outcome_title(outcome: str) -> str:
     }.get(outcome, "Inconclusive")
 
 
-def outcome_statement(outcome: str, pruned: int, total: int) -> str:
+def outcome_statement(outcome: str, pruned: int, total: int, *, tuned: bool) -> str:
     """Return what the outcome says, and what it does not."""
     if outcome == "repaired":
+        fitted = " The weights were then fitted to clean images." if tuned else ""
         return (
-            f"{pruned:,} of {total:,} units were pruned. This report is the evidence for that choice; "
-            "it neither proves that the network had a backdoor nor that it has none now."
+            f"{pruned:,} of {total:,} units were pruned.{fitted} This report is the evidence for that "
+            "choice; it neither proves that the network had a backdoor nor that it has none now."
         )
     if outcome == "nothing found":
         return (
