@@ -7,6 +7,7 @@ from secateur.evaluation.activation import (
     overlap,
     trigger_activated_change,
 )
+from secateur.evaluation.detection import Separation, mask_overlap, separation
 from secateur.evaluation.measures import (
     Evaluation,
     defence_effectiveness,
@@ -18,10 +19,13 @@ __all__ = [
     "ActivationChange",
     "Evaluation",
     "Overlap",
+    "Separation",
     "backdoor_units",
     "defence_effectiveness",
     "defence_effectiveness_interval",
     "evaluate",
+    "mask_overlap",
     "overlap",
+    "separation",
     "trigger_activated_change",
 ]

@@ -98,7 +98,7 @@ class Polishing:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(self.passes):
             total = 0.0
-            for chosen in torch.randperm(len(images), generator=generator).split(self.batch_size):
+            for chosen in torch.split(torch.randperm(len(images), generator=generator), self.batch_size):
                 inputs = convention.normalise(self._varied(images[chosen], generator).to(device))
                 with autocast(self.precision, device):
                     with torch.no_grad():
@@ -140,7 +140,7 @@ class Polishing:
 def _gone(pruned: nn.Module, original: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Return the parameters that pruning set to zero somewhere, and where."""
     before = dict(original.named_parameters())
-    found = []
+    found: list[tuple[Tensor, Tensor]] = []
     for name, parameter in pruned.named_parameters():
         zero = (parameter == 0) & (before[name].to(parameter.device) != 0)
         if zero.any():

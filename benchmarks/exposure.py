@@ -1,0 +1,234 @@
+"""Measure what a network reveals: labels, triggers and samples, on checkpoints and specimens.
+
+    python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--detectors NAME ...]
+    python benchmarks/exposure.py --table
+
+Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
+images how the recovered one does and how well detectors tell triggered images from clean ones. Results go to
+``benchmarks/results/exposure.json``; what is there is not measured again.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoints import HERE, SHARED, clean_data, images, load
+from repairs import SAMPLES, Specimen
+
+from secateur.data import LabelledImages, open_images, read_trigger, sample_clean, stream
+from secateur.evaluation import mask_overlap, separation
+from secateur.expose import InvertedTrigger, Scan, predict, success_of
+from secateur.expose.samples import Filter, create, detectors
+from secateur.files import write_text
+from secateur.statistics import Proportion
+
+RESULTS = HERE / "results" / "exposure.json"
+JUDGED = 1000
+"""Test images of each kind, clean and triggered, that detectors are tried on."""
+
+
+class Subject:
+    """A network with its clean data, and apart from that what only an evaluation may see."""
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self.name = name
+        cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
+        card = next((card for card in cards if card["name"] == name), None)
+        if card is not None:
+            self.model = load(card, options.shared)
+            self._clean = lambda seed: clean_data(card, self.model, seed, options.shared)
+            test = images(card, self.model, "test", options.shared)
+            target = card["target"]
+            self.wanted = None if target is None else [target] * self.model.num_classes
+            triggers = options.shared / "checkpoints" / "triggers"
+            self.trigger = card["trigger"] and read_trigger(triggers / f"{card['trigger']}.safetensors")
+        else:
+            specimen = Specimen(options.specimens / name)
+            self.model = specimen.model
+            size, channels = self.model.convention.size, self.model.convention.channels
+            train, test = (
+                open_images(options.data, split=split, size=size, channels=channels)
+                for split in ("train", "test")
+            )
+            self._clean = lambda seed: sample_clean(
+                train, self.model.convention, samples=SAMPLES, seed=seed, num_classes=self.model.num_classes
+            )
+            self.trigger, self.wanted = specimen.attack or (None, None)
+        chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:JUDGED].sort().values
+        parts = list(stream(test, 250, chosen))
+        self.test = LabelledImages(torch.cat([p for p, _ in parts]), torch.cat([y for _, y in parts]))
+
+    def clean(self, seed: int) -> Any:
+        """Return the clean data of a seed."""
+        return self._clean(seed)
+
+    def triggered(self) -> LabelledImages | None:
+        """Return the test images of attacked classes with the planted trigger, and their true labels."""
+        if self.trigger is None:
+            return None
+        wanted = torch.tensor(self.wanted)[self.test.labels]
+        attacked = (wanted >= 0) & (wanted != self.test.labels)
+        return LabelledImages(self.trigger.stamp(self.test.images[attacked]), self.test.labels[attacked])
+
+    @property
+    def target(self) -> int | None:
+        """The label of an attack that has a single one."""
+        named = {label for label in self.wanted or () if label >= 0}
+        return named.pop() if len(named) == 1 else None
+
+
+def scanned(subject: Subject, seed: int) -> dict[str, Any]:
+    """Scan, and measure the recovered trigger."""
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    verdict, exposed = Scan()(subject.model.network, subject.clean(seed), generator=generator)
+    exposure, found = exposed.exposure, verdict.trigger
+    result: dict[str, Any] = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "stages": {name: round(value, 1) for name, value in exposed.seconds.items()},
+        "conclusion": verdict.conclusion,
+        "strength": verdict.strength,
+        "label": verdict.label,
+        "kind": found and type(found).__name__,
+        "norm": found and found.norm,
+        "unlearning": exposure
+        and {"label": exposure.label, "share": exposure.share, "dominance": exposure.dominance},
+        "checks": {
+            check.kind: {"strength": check.strength, "reason": check.reason} for check in verdict.checks
+        },
+    }
+    if isinstance(found, InvertedTrigger):
+        network, convention = subject.model.network, subject.model.convention
+        result["success"] = success_of(network, found.trigger, found.label, subject.test, convention)
+        if subject.trigger is not None and hasattr(subject.trigger, "keep"):
+            result["overlap"] = mask_overlap(found.trigger, subject.trigger)
+    return result
+
+
+def separated(subject: Subject, seed: int, detector: str) -> dict[str, Any]:
+    """Tell triggered test images from clean ones; the detector may look at both, unlabelled."""
+    triggered = subject.triggered()
+    assert triggered is not None
+    everything = torch.cat([subject.test.images, triggered.images])
+    answers = predict(subject.model.network, everything, subject.model.convention).argmax(1)
+    start = time.perf_counter()
+    with Filter(create(detector)).prepared(
+        subject.model.network,
+        subject.clean(seed),
+        Mixed(everything),
+        generator=torch.Generator().manual_seed(seed),
+    ) as judge:
+        prepared = time.perf_counter()
+        scores = torch.cat([judge(part, torch.zeros(len(part))).values for part in everything.split(250)])
+        seconds = time.perf_counter() - prepared
+        suspicious = scores > judge.threshold.value
+    clean = len(subject.test)
+    area = separation(scores[:clean], scores[clean:])
+    wanted = torch.tensor(subject.wanted)[triggered.labels]
+    hit = answers[clean:] == wanted
+    return {
+        "area": {"value": area.value, "low": area.low, "high": area.high},
+        "area_where_it_works": separation(scores[:clean], scores[clean:][hit]).value if hit.any() else None,
+        "false_positives": row(suspicious[:clean]),
+        "true_positives": row(suspicious[clean:]),
+        "threshold_rate": judge.threshold.rate,
+        "prepared": round(prepared - start, 1),
+        "seconds_per_1000": round(1000 * seconds / len(everything), 2),
+    }
+
+
+def row(flags: torch.Tensor) -> dict[str, float]:
+    share = Proportion.of(flags)
+    low, high = share.interval()
+    return {"value": share.value, "low": low, "high": high}
+
+
+class Mixed(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Images in memory, as a filter reads them."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images, self.labels = images, torch.full((len(images),), -1)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], -1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--specimens", type=Path, default=Path(".specimens"))
+    parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
+    parser.add_argument("--only", nargs="*", default=None, help="names of checkpoints or specimens")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--detectors", nargs="*", default=sorted(detectors()))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only render the tables")
+    options = parser.parse_args()
+    stored = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
+    cells = stored["cells"]
+    if not options.table:
+        for name in options.only or names(options):
+            subject = Subject(name, options)
+            kinds = ["scan", *(options.detectors if subject.trigger is not None else [])]
+            for seed, kind in product(options.seeds, kinds):
+                key = f"{name}|{kind}|{seed}"
+                if key in cells:
+                    continue
+                cells[key] = scanned(subject, seed) if kind == "scan" else separated(subject, seed, kind)
+                write_text(options.out, json.dumps(stored, indent=1) + "\n")
+                print(key, json.dumps(cells[key])[:160], flush=True)
+    print(table(cells))
+
+
+def names(options: argparse.Namespace) -> list[str]:
+    """Return every checkpoint, and every specimen that is there."""
+    cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
+    made = sorted(path.parent.name for path in options.specimens.glob("*/card.json"))
+    return [card["name"] for card in cards] + made
+
+
+def table(cells: dict[str, Any]) -> str:
+    """Render both tables as Markdown: scans, and detectors by AUROC."""
+    subjects = list(dict.fromkeys(key.split("|")[0] for key in cells))
+    lines = ["| network | verdict | label | strength | success | overlap | s |", "| --- " * 7 + "|"]
+    for name in subjects:
+        found = [value for key, value in cells.items() if key.startswith(f"{name}|scan|")]
+        if found:
+            told = [", ".join(sorted({str(f[what]) for f in found})) for what in ("conclusion", "label")]
+            numbers = [
+                middle([f.get(what) for f in found]) for what in ("strength", "success", "overlap", "seconds")
+            ]
+            lines.append(f"| `{name}` | " + " | ".join([*told, *numbers]) + " |")
+    kinds = sorted({key.split("|")[1] for key in cells} - {"scan"})
+    lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+    for name in subjects:
+        row = [
+            middle([v["area"]["value"] for k, v in cells.items() if k.startswith(f"{name}|{kind}|")])
+            for kind in kinds
+        ]
+        if any(row):
+            lines.append(f"| `{name}` | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def middle(values: list[float | None]) -> str:
+    """Return the median and the range."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    text = f"{statistics.median(known):.3g}"
+    return text if len(known) == 1 else f"{text} ({min(known):.3g} to {max(known):.3g})"
+
+
+if __name__ == "__main__":
+    main()
