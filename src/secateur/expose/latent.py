@@ -60,6 +60,19 @@ class LatentTrigger:
                 shifted.get_parameter(name).add_(shift)
         return shifted, images
 
+    def answers(self, network: nn.Module, images: Tensor, convention: InputConvention) -> Tensor:
+        """Return what the network answers to the images once it is shifted."""
+        inputs = convention.normalise(images.to(next(network.parameters()).device))
+        moved = {name: network.get_parameter(name) + shift for name, shift in self.shifts.items()}
+        return shifted_answers(network, moved, inputs)
+
+
+def shifted_answers(network: nn.Module, moved: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Return the output with other values for some parameters, by name; differentiable in them."""
+    # Of a norm that has two names, torch would swap the bias twice and restore it once.
+    output: Tensor = functional_call(network, dict(moved), (inputs,), tie_weights=False)
+    return output
+
 
 @dataclass(frozen=True)
 class LatentInversion:
@@ -179,8 +192,7 @@ class LatentInversion:
                 )
             }
             with autocast(self.precision, device):
-                # Of a norm that has two names, torch would swap the bias twice and restore it once.
-                output = functional_call(network, moved, (inputs,), tie_weights=False).float()
+                output = shifted_answers(network, moved, inputs).float()
             norm = raw.norm()
             optimizer.zero_grad(set_to_none=True)
             (F.cross_entropy(output, target) + weight * norm).backward()

@@ -60,6 +60,12 @@ class InvertedTrigger:
         """Return the network as it is, and the images stamped."""
         return network, self.trigger.stamp(images)
 
+    def answers(self, network: nn.Module, images: Tensor, convention: InputConvention) -> Tensor:
+        """Return what the network answers to the images once they are stamped."""
+        device = next(network.parameters()).device
+        output: Tensor = network(convention.normalise(self.trigger.stamp(images).to(device)))
+        return output
+
 
 class Found(Protocol):
     """What an inversion finds for a label, whether it sits in the image or in the network."""
@@ -86,6 +92,10 @@ class Found(Protocol):
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return a network and images, ``(N, C, H, W)`` in ``[0, 1]``, on which the trigger is at work."""
+        ...
+
+    def answers(self, network: nn.Module, images: Tensor, convention: InputConvention) -> Tensor:
+        """Return the output with the trigger at work, ``(N, K)``; differentiable in the network's weights."""
         ...
 
 

@@ -6,6 +6,7 @@ normalisation leave what was pruned alone.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.data import InputConvention
 from secateur.errors import MethodError
+from secateur.expose import Found
 from secateur.models import Precision, autocast, check_precision, duplicate
 from secateur.progress import Progress, Silent
 
@@ -24,8 +26,9 @@ class Polishing:
 
     Stochastic gradient descent on clean images, moved, mirrored and mixed with each other: the teacher
     answers whatever it is shown, so that the images need no labels and can be varied freely. Both answers are
-    softened by `temperature` (Hinton et al., 2015). Normalisation keeps its statistics. What pruning set to
-    zero stays zero.
+    softened by `temperature` (Hinton et al., 2015). Of each batch a part is shown with one of the inverted
+    triggers at work, and should be answered as the teacher answers it without: the teacher knows the
+    backdoor, too. Normalisation keeps its statistics. What pruning set to zero stays zero.
 
     Attributes
     ----------
@@ -41,17 +44,20 @@ class Polishing:
         Images are moved by up to this part of their height and width, in ``[0, 1)``.
     mixed
         Share of the batches in which each image is mixed with another, in ``[0, 1]``.
+    stamped
+        Share of each batch on which a trigger is at work, in ``[0, 1)``.
     precision
         Of forward passes.
     """
 
     passes: int = 20
-    rate: float = 0.005
+    rate: float = 0.002
     momentum: float = 0.9
     batch_size: int = 64
     temperature: float = 2.0
     moved: float = 0.125
     mixed: float = 0.5
+    stamped: float = 0.5
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -60,8 +66,8 @@ class Polishing:
             raise MethodError("polishing needs at least one pass and one image per batch")
         if not (0 < self.rate < math.inf and 0 <= self.momentum < 1 and 0 < self.temperature < math.inf):
             raise MethodError("polishing needs finite rate > 0 and temperature > 0, and 0 <= momentum < 1")
-        if not (0 <= self.moved < 1 and 0 <= self.mixed <= 1):
-            raise MethodError("polishing needs 0 <= moved < 1 and 0 <= mixed <= 1")
+        if not (0 <= self.moved < 1 and 0 <= self.mixed <= 1 and 0 <= self.stamped < 1):
+            raise MethodError("polishing needs 0 <= moved < 1, 0 <= mixed <= 1 and 0 <= stamped < 1")
 
     def __call__(
         self,
@@ -70,6 +76,7 @@ class Polishing:
         images: Tensor,
         convention: InputConvention,
         *,
+        triggers: Sequence[Found],
         generator: torch.Generator,
         progress: Progress | None = None,
     ) -> nn.Module:
@@ -83,8 +90,10 @@ class Polishing:
             Clean images, ``(N, C, H, W)`` in ``[0, 1]``.
         convention
             How they become network input.
+        triggers
+            Those that were inverted; without any, nothing is stamped.
         generator
-            Decides order and variation of the images.
+            Decides order and variation of the images, and their triggers.
         progress
             Told about every pass.
         """
@@ -99,11 +108,17 @@ class Polishing:
         for _ in range(self.passes):
             total = 0.0
             for chosen in torch.split(torch.randperm(len(images), generator=generator), self.batch_size):
-                inputs = convention.normalise(self._varied(images[chosen], generator).to(device))
+                varied = self._varied(images[chosen], generator)
+                count = round(self.stamped * len(varied)) if triggers else 0
+                which = int(torch.randint(max(1, len(triggers)), (), generator=generator))
+                inputs = convention.normalise(varied.to(device))
                 with autocast(self.precision, device):
                     with torch.no_grad():
                         wanted = teacher(inputs).float()
-                    output = work(inputs).float()
+                    output = work(inputs[count:]).float()
+                    if count:
+                        stamped = triggers[which].answers(work, varied[:count], convention).float()
+                        output = torch.cat([stamped, output])
                 loss = F.kl_div(
                     (output / self.temperature).log_softmax(1),
                     (wanted / self.temperature).log_softmax(1),

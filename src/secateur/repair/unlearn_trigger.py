@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from secateur.data import CleanData, InputConvention
+from secateur.data import CleanData
 from secateur.errors import MethodError
 from secateur.expose import (
     GENTLE,
@@ -16,8 +15,6 @@ from secateur.expose import (
     Exposed,
     Exposing,
     Found,
-    InvertedTrigger,
-    LatentTrigger,
     Search,
     Unlearning,
     flushed_denormals,
@@ -159,7 +156,7 @@ class UnlearnTrigger:
             for images, labels in case.clean.learn.batches(self.batch_size, generator=case.generator):
                 count = max(1, round(self.stamped * len(images)))
                 with autocast(self.precision, device):
-                    stamped = shown(tuned, found, images[:count], case.clean.convention)
+                    stamped = found.answers(tuned, images[:count], case.clean.convention)
                     plain = tuned(case.clean.convention.normalise(images[count:].to(device)))
                 loss = F.cross_entropy(torch.cat([stamped, plain]).float(), labels.to(device))
                 optimizer.zero_grad(set_to_none=True)
@@ -167,30 +164,3 @@ class UnlearnTrigger:
                 optimizer.step()
             case.progress.advance(loss=loss.item())
         tuned.requires_grad_(False)
-
-
-def shown(network: nn.Module, found: Found, images: Tensor, convention: InputConvention) -> Tensor:
-    """Return what a network answers where a trigger is at work; differentiable in its parameters.
-
-    Parameters
-    ----------
-    network
-        Answers with logits.
-    found
-        A trigger on images, or a shift of the network's own parameters.
-    images
-        ``(N, C, H, W)`` in ``[0, 1]``, on any device.
-    convention
-        How they become network input.
-    """
-    device = next(network.parameters()).device
-    if isinstance(found, InvertedTrigger):
-        output: Tensor = network(convention.normalise(found.trigger.stamp(images).to(device)))
-        return output
-    assert isinstance(found, LatentTrigger)
-    shifted = {name: network.get_parameter(name) + shift for name, shift in found.shifts.items()}
-    # Of a norm that has two names, torch would swap the bias twice and restore it once.
-    moved: Tensor = functional_call(
-        network, shifted, (convention.normalise(images.to(device)),), tie_weights=False
-    )
-    return moved

@@ -1,0 +1,76 @@
+"""Polishing brings clean answers back and what was pruned stays gone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from planted import BACKDOOR, CLEAN, CONVENTION, TARGET, Planted, corner, found_units
+from secateur.data import LabelledImages
+from secateur.errors import MethodError
+from secateur.expose import predict, success_of
+from secateur.repair.polishing import Polishing
+from secateur.units import all_units, discover, prune
+
+POLISHING = Polishing(passes=20, rate=0.05, precision="float32")
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def divergence(network: nn.Module, teacher: nn.Module, images: LabelledImages) -> float:
+    answers, wanted = (
+        predict(part, images.images, tiny.CONVENTION).log_softmax(1) for part in (network, teacher)
+    )
+    return float((wanted.exp() * (wanted - answers)).sum(1).mean())
+
+
+def test_clean_answers_come_back_and_pruned_units_stay_zero() -> None:
+    teacher = tiny.backdoored()
+    discovery = discover(teacher, torch.zeros(1, 1, 8, 8))
+    units = list(all_units(discovery.layers))[::3]
+    pruned = prune(teacher, discovery.layers, units)
+    before = copy.deepcopy(pruned.state_dict())
+    polished = POLISHING(
+        pruned, teacher, tiny.images(160, 1).images, tiny.CONVENTION, triggers=(), generator=generator()
+    )
+    held_out = tiny.images(200, 8)
+    assert divergence(polished, teacher, held_out) < 0.7 * divergence(pruned, teacher, held_out)
+    for name, value in prune(polished, discovery.layers, units).state_dict().items():
+        assert torch.equal(value, polished.state_dict()[name])
+    assert all(torch.equal(before[name], value) for name, value in pruned.state_dict().items())
+    assert torch.equal(polished.bn1.running_mean, teacher.bn1.running_mean)
+    assert not polished.training
+
+
+def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
+    teacher = Planted()
+    polished = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, precision="float32")(
+        teacher, teacher, CLEAN.learn.images, CONVENTION, triggers=[corner()], generator=generator()
+    )
+    assert success_of(teacher, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 1
+    assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.2
+    assert set(range(len(found_units(teacher)[1]))) > BACKDOOR
+
+
+def test_the_same_seed_polishes_alike() -> None:
+    teacher = tiny.backdoored()
+    quick = Polishing(passes=2)
+    images = tiny.images(64, 1).images
+    first, second = (
+        quick(teacher, teacher, images, tiny.CONVENTION, triggers=(), generator=generator()).state_dict()
+        for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"passes": 0}, {"rate": 0.0}, {"temperature": 0.0}, {"moved": 1.0}, {"mixed": 2.0}, {"stamped": 1.0}],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(MethodError):
+        Polishing(**wrong)

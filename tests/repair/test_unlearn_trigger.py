@@ -1,0 +1,33 @@
+"""A trigger that stands out is unlearned; without one nothing changes."""
+
+import torch
+
+from planted import CLEAN, CONVENTION, TARGET, Planted, corner
+from secateur.expose import Search, success_of
+from secateur.repair import UnlearnTrigger
+
+
+def repaired(network: Planted, **settings: object):  # type: ignore[no-untyped-def]
+    method = UnlearnTrigger(**{"passes": 40, "rate": 0.02, **settings})
+    return method(network, CLEAN, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_planted_trigger_stops_working_and_no_unit_is_pruned() -> None:
+    network = Planted()
+    result = repaired(network)
+    assert (result.outcome, result.recipe.units) == ("repaired", ())
+    assert success_of(network, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 1
+    assert success_of(result.network, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.5
+    assert result.tuned is not None
+    answers = result.network(CLEAN.choose.images).argmax(1)
+    assert result.tuned.accuracy.hits == int((answers == CLEAN.choose.labels).sum())
+    state = result.state(network.state_dict())
+    assert all(torch.equal(state[name], value) for name, value in result.network.state_dict().items())
+
+
+def test_without_a_trigger_the_weights_stay() -> None:
+    network = Planted(backdoor=False)
+    result = repaired(network, search=Search())
+    assert (result.outcome, result.tuned) == ("nothing found", None)
+    state = result.state(network.state_dict())
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
