@@ -63,8 +63,8 @@ def test_without_a_small_trigger_there_is_no_evidence_and_no_label() -> None:
     )
     assert (verdict.conclusion, verdict.label, verdict.trigger) == ("no evidence", None, None)
     patch, change, shift = verdict.checks
-    assert (patch.searched, patch.converged, patch.trigger) == (5, 5, patches[2])
-    assert (change.searched, change.trigger) == (1, changed[-1])
+    assert (patch.triggers, patch.trigger) == (patches, patches[2])
+    assert (change.triggers, change.trigger) == (changed, changed[-1])
     assert (shift.strength, shift.reason) == (None, "no normalisation")
 
 

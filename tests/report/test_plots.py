@@ -2,11 +2,11 @@ from itertools import pairwise
 
 import matplotlib
 import pytest
-from matplotlib.colors import to_rgba
-from tests.report.cases import exposure, make_evidence, make_repair, situation
+from matplotlib.colors import to_hex, to_rgba
+from tests.report.cases import SMALL, exposure, make_evidence, make_repair, situation
 
 from secateur.report import plots
-from secateur.report.svg import ORANGE, inline, printable
+from secateur.report.svg import BLUE, GREY, ORANGE, inline, printable
 
 
 def lines(figure) -> dict:
@@ -117,3 +117,16 @@ def test_identifiers_are_unique_to_the_figure() -> None:
 )
 def test_printable(text: str, shown: str) -> None:
     assert printable(text, 10 if len(text) < 10 else 6) == shown
+
+
+def test_the_smallest_trigger_stands_out_only_as_evidence() -> None:
+    check = next(check for check in situation("evidence")["checks"] if check["sizes"])
+    for evidence, colours in ((True, {BLUE, ORANGE}), (False, {BLUE})):
+        axes = plots.trigger_sizes(check["sizes"], evidence=evidence).axes[0]
+        bars = axes.containers[0].patches
+        assert [bar.get_width() for bar in bars] == pytest.approx(SMALL)
+        assert {to_hex(bar.get_facecolor()) for bar in bars} == colours
+    unclear = next(check for check in situation("nothing converged")["checks"] if check["sizes"])
+    axes = plots.trigger_sizes(unclear["sizes"], evidence=False).axes[0]
+    assert {to_hex(bar.get_facecolor()) for bar in axes.containers[0].patches} == {GREY}
+    assert all("did not converge" in text.get_text() for text in axes.texts)

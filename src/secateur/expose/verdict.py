@@ -26,8 +26,8 @@ class Check:
         Of the smallest one, see `strengths`; None if the check was not run or tells nothing.
     trigger
         The smallest one that converged.
-    searched, converged
-        Labels for which triggers were inverted, and for which they converged.
+    triggers
+        All that it was compared with, itself included.
     reason
         Why `strength` is None.
     """
@@ -35,8 +35,7 @@ class Check:
     kind: Kind
     strength: float | None
     trigger: Found | None
-    searched: int
-    converged: int
+    triggers: tuple[Found, ...] = ()
     reason: Reason | None = None
 
 
@@ -91,12 +90,12 @@ def judge(findings: Findings, *, point: float = OPERATING_POINT) -> Verdict:
 def _check(findings: Findings, kind: Kind) -> Check:
     triggers = findings.looks.get(kind)
     if triggers is None:
-        return Check(kind, None, None, 0, 0, findings.skipped.get(kind, "left out"))
+        return Check(kind, None, None, reason=findings.skipped.get(kind, "left out"))
     found = list(zip(strengths(triggers), triggers, strict=True))
     converged = sum(trigger.converged for trigger in triggers)
     # A patch without a label is judged by those for labels.
     mine = found[-1:] if kind == "change" else found
     if converged < FEW or not any(trigger.converged for _, trigger in mine):
-        return Check(kind, None, None, len(mine), converged, "not converged")
+        return Check(kind, None, None, triggers, "not converged")
     strength, trigger = max(mine, key=lambda pair: pair[0])
-    return Check(kind, strength, trigger, len(mine), converged)
+    return Check(kind, strength, trigger, triggers)

@@ -67,6 +67,7 @@ def checks_section(
             "ran": finite,
             "strength": None,
             "statement": wording.unlearning_check(unlearned=exposure is not None, diverged=not finite),
+            "sizes": None,
         },
         *(
             {
@@ -74,6 +75,7 @@ def checks_section(
                 "ran": check.strength is not None,
                 "strength": check.strength,
                 "statement": wording.search_check(check, _named(check, class_names)),
+                "sizes": _sizes(check, class_names),
             }
             for check in searches
         ),
@@ -88,3 +90,23 @@ def name_of(label: int, class_names: Sequence[str] | None) -> str | None:
 def _named(check: Check, class_names: Sequence[str] | None) -> Evidence | None:
     found = trigger_section(check.trigger, class_names)
     return found and {key: found[key] for key in ("kind", "label", "name", "norm", "success")}
+
+
+def _sizes(check: Check, class_names: Sequence[str] | None) -> Evidence | None:
+    """Return the size of every trigger that was compared; None where none was inverted."""
+    if not check.triggers:
+        return None
+    return {
+        "unit": wording.size_unit(check.kind),
+        "triggers": [
+            {
+                "label": trigger.label,
+                "name": None if trigger.label is None else name_of(trigger.label, class_names),
+                "norm": trigger.norm,
+                "success": trigger.success,
+                "converged": trigger.converged,
+                "smallest": trigger is check.trigger,
+            }
+            for trigger in check.triggers
+        ],
+    }

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from secateur.expose import OPERATING_POINT
 from secateur.files import write_text
 from secateur.report import plots, wording
 from secateur.report.frame import Evidence
@@ -104,6 +105,13 @@ def _figures(evidence: Evidence) -> dict[str, Markup]:
     if evidence["exposure"]:
         figures["answers"] = plots.unlearned_answers(evidence["exposure"]), evidence["exposure"]["statement"]
         figures["path"] = plots.unlearning_path(evidence["exposure"]), _path_text(evidence["exposure"])
+    for index, check in enumerate(evidence["checks"]):
+        if check["sizes"]:
+            strong = check["strength"] is not None and check["strength"] > OPERATING_POINT
+            figures[f"sizes-{index}"] = (
+                plots.trigger_sizes(check["sizes"], evidence=strong),
+                f"{check['check']}. {check['statement']}",
+            )
     # The element is made of matplotlib's output alone, which escapes the text in it.
     return {
         name: Markup(inline(figure, name, printable(text, LONGEST_TEXT)))

@@ -149,6 +149,39 @@ def unlearned_answers(exposure: Mapping[str, Any]) -> Figure:
         return figure
 
 
+def trigger_sizes(sizes: Mapping[str, Any], *, evidence: bool) -> Figure:
+    """Draw how large the trigger of each label is; the smallest stands out if it is evidence.
+
+    Triggers that did not converge are grey: their size means nothing.
+    """
+    with style():
+        rows = sizes["triggers"]
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.22 * max(3, len(rows))), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(rows))
+        colours = [
+            GREY if not row["converged"] else ORANGE if row["smallest"] and evidence else BLUE for row in rows
+        ]
+        axes.barh(places, [row["norm"] for row in rows], height=0.7, color=colours, label="sizes")
+        for place, row in zip(places, rows, strict=True):
+            axes.annotate(
+                f"{row['norm']:.1f}" + ("" if row["converged"] else " (did not converge)"),
+                (row["norm"], place),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                fontweight="bold" if row["smallest"] and evidence else "normal",
+            )
+        texts = ["any other answer" if row["label"] is None else _class_text(row) for row in rows]
+        axes.set_yticks(places, texts)
+        axes.set_ylim(max(3, len(rows)) - 0.5, -0.5)
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"size of the smallest trigger found, in {sizes['unit']}")
+        return figure
+
+
 def unlearning_path(exposure: Mapping[str, Any]) -> Figure:
     """Draw the clean accuracy after every pass of unlearning; the curve is labelled ``accuracy``."""
     with style():

@@ -218,6 +218,7 @@ NEVER_RUN: Mapping[str, Any] = {
     "ran": False,
     "strength": None,
     "statement": NOT_IMPLEMENTED + " Read the architecture's source before trusting it.",
+    "sizes": None,
 }
 
 
@@ -236,11 +237,15 @@ def search_check(check: Check, trigger: Mapping[str, Any] | None) -> str:
     """Return what one search for triggers found, or why there was none."""
     if check.strength is None or trigger is None:
         return REASONS[check.reason or "not converged"]
-    searched = f"{check.searched} labels" if check.kind != "change" else "any label"
     return (
-        f"Searched for {searched}. The smallest: {trigger_statement(trigger)} Its strength is "
-        f"{check.strength:.2f}; a trigger is evidence beyond {OPERATING_POINT:.2f}."
+        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}; a trigger is evidence beyond "
+        f"{OPERATING_POINT:.2f}."
     )
+
+
+def size_unit(kind: Kind) -> str:
+    """Return what the sizes of triggers of a kind are measured in."""
+    return "standard deviations of early channels" if kind == "shift" else "pixels"
 
 
 def needs_trigger(*, evaluated: bool) -> list[Mapping[str, Any]]:
@@ -252,7 +257,7 @@ def needs_trigger(*, evaluated: bool) -> list[Mapping[str, Any]]:
         "they may be training images.",
     }
     return [
-        {"check": check, "ran": False, "strength": None, "statement": reason}
+        {"check": check, "ran": False, "strength": None, "statement": reason, "sizes": None}
         for check, reason in reasons.items()
         if not evaluated
     ]
