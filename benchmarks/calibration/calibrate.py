@@ -4,7 +4,8 @@
     python benchmarks/calibration/calibrate.py --draw
 
 Every network is trained from random weights on one of three sets of images; what is trained or scanned
-already is not done again. Scans see 500 clean training images and search for every kind of trigger. Results go to
+already is not done again, and several processes may share the work by different ``--only``. Scans see 500
+clean training images and search for every kind of trigger. Results go to
 ``benchmarks/results/calibration.json``, the figure to ``docs/images/calibration.png``.
 """
 
@@ -42,6 +43,7 @@ MODELS = (
 )
 SEEDS = (0, 1, 2)
 SAMPLES = 500
+SCAN = "scan.json"
 FALSE_ALARMS = 0.05
 WORKS = 0.8
 """Attack success rate from which on a backdoor counts as one."""
@@ -170,13 +172,13 @@ def scanned(card: dict[str, Any], images: str, recipe: SpecimenRecipe, folder: P
     verdict, exposed = Scan(search=Search(thorough=True))(
         model.network, clean, generator=torch.Generator().manual_seed(recipe.seed)
     )
-    exposure = exposed.exposure
+    exposure, measured = exposed.exposure, card["measured"]
     return {
         "attack": recipe.attack,
         "target": None if recipe.attack == "none" else card["recipe"]["goal"]["target"],
-        "acc": card["acc"]["value"],
-        "asr": card["asr"] and card["asr"]["value"],
-        "took": recipe.attack == "none" or card["asr"]["value"] >= WORKS,
+        "acc": measured["acc"]["value"],
+        "asr": measured["asr"]["value"] if "asr" in measured else None,
+        "took": "asr" not in measured or measured["asr"]["value"] >= WORKS,
         "strength": verdict.strength,
         "label": verdict.label,
         "checks": {
@@ -318,27 +320,29 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only draw the figure and render the table")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    stored = json.loads(options.out.read_text()) if options.out.is_file() else {"networks": {}}
     opened: dict[str, Data] = {}
-    for name, (images, recipe) in {} if options.draw else networks().items():
-        if options.only and name not in options.only:
+    options.work.mkdir(parents=True, exist_ok=True)
+    for name, (images, recipe) in networks().items():
+        if options.draw or (options.only and name not in options.only):
             continue
-        options.work.mkdir(parents=True, exist_ok=True)
         card = trained(name, images, recipe, options.work, opened)
-        if name not in stored["networks"]:
+        path = options.work / name / SCAN
+        if not path.exists():
             result = scanned(card, images, recipe, options.work / name)
-            # Several processes may share the work.
-            stored = json.loads(options.out.read_text()) if options.out.is_file() else stored
-            stored["networks"][name] = result
-            write_text(options.out, json.dumps(stored, indent=1) + "\n")
-            print(
-                name, {key: result[key] for key in ("acc", "asr", "strength", "label", "seconds")}, flush=True
-            )
-    found = curve(stored["networks"])
-    stored["curve"] = found
-    write_text(options.out, json.dumps(stored, indent=1) + "\n")
+            write_text(path, json.dumps(result, indent=1) + "\n")
+            told = ("acc", "asr", "strength", "label", "seconds")
+            print(name, {key: result[key] for key in told}, flush=True)
+    results = {
+        name: json.loads((options.work / name / SCAN).read_text())
+        for name in networks()
+        if (options.work / name / SCAN).exists()
+    }
+    if not results:
+        results = json.loads(options.out.read_text())["networks"]
+    found = curve(results)
+    write_text(options.out, json.dumps({"networks": results, "curve": found}, indent=1) + "\n")
     draw(found, FIGURE)
-    print(table(stored["networks"], found))
+    print(table(results, found))
 
 
 if __name__ == "__main__":
