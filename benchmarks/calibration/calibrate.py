@@ -169,7 +169,7 @@ def scanned(card: dict[str, Any], images: str, recipe: SpecimenRecipe, folder: P
         dataset, model.convention, samples=SAMPLES, seed=recipe.seed, num_classes=model.num_classes
     )
     start = time.perf_counter()
-    verdict, exposed = Scan(search=Search(thorough=True))(
+    verdict, exposed = Scan(search=Search(thorough=True, point=OPERATING_POINT))(
         model.network, clean, generator=torch.Generator().manual_seed(recipe.seed)
     )
     exposure, measured = exposed.exposure, card["measured"]
@@ -339,6 +339,9 @@ def main() -> None:
     }
     if not results:
         results = json.loads(options.out.read_text())["networks"]
+    if len(results) < len(networks()):
+        print(f"{len(results)} of {len(networks())} networks are scanned")
+        return
     found = curve(results)
     write_text(options.out, json.dumps({"networks": results, "curve": found}, indent=1) + "\n")
     draw(found, FIGURE)

@@ -128,7 +128,7 @@ def test_detectors_are_listed_with_their_papers(run):
     [
         (("--out", "scores.txt"), "scores.txt: give --out a name that ends in .csv or .parquet"),
         (("--detector", "nose"), "no sample detector is called 'nose'; there are: "),
-        (("--rate", "0"), "rate 0.0 must be between 0 and 1"),
+        (("--rate", "0"), "--rate 0: give a percentage above 0 and below 100"),
         (("--images", "nowhere"), "nowhere: no such file or folder"),
     ],
 )
@@ -141,16 +141,29 @@ def test_wrong_input_to_filter_is_one_clear_message(more, expected, specimen, ru
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_image_leaves_no_table(specimen, run, uploads, tmp_path):
+def test_a_file_that_is_no_image_is_marked_and_keeps_no_other_from_being_judged(
+    specimen, run, uploads, tmp_path
+):
     broken = tmp_path / "images"
     broken.mkdir()
-    for path in list(uploads.glob("*.png"))[:3]:
+    for path in sorted(uploads.glob("*.png"))[:3]:
         (broken / path.name).write_bytes(path.read_bytes())
-    (broken / "zzz.png").write_bytes(b"no image")
-    code, _, err = run(*filtering(specimen, broken, tmp_path / "x.csv", "--detector", "strip"))
-    assert code == 2
-    assert "zzz.png: not a readable image" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    (broken / "0.png").write_bytes(b"no image")
+    # A table of an earlier run must not hide the images beside it.
+    (broken / "scores.parquet").write_bytes(b"no table")
+    code, out, _ = run(*filtering(specimen, broken, tmp_path / "x.csv", "--detector", "strip"))
+    assert code == 0
+    assert "1 files could not be read" in out
+    with (tmp_path / "x.csv").open(newline="") as stream:
+        rows = {Path(row["file"]).name: row for row in csv.DictReader(stream)}
+    assert len(rows) == 4
+    assert (rows["0.png"]["score"], rows["0.png"]["suspicious"]) == ("", "true")
+    assert all(row["score"] for name, row in rows.items() if name != "0.png")
+    for path in broken.glob("0*.png"):
+        path.write_bytes(b"no image")
+    code, _, err = run(*filtering(specimen, broken, tmp_path / "y.csv", "--detector", "strip"))
+    assert (code, "none of the 4 images can be read" in err) == (2, True)
+    assert not (tmp_path / "y.csv").exists()
 
 
 def test_file_names_are_no_formulas(specimen, run, uploads, tmp_path, monkeypatch):

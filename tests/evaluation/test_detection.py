@@ -46,7 +46,7 @@ def test_the_interval_repeats_and_narrows_with_more_images() -> None:
 
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(InputError):
-        separation(torch.empty(0), torch.ones(3))
+        separation(torch.ones(1), torch.ones(3))
 
 
 def patch(*pixels: tuple[int, int], opacity: float = 1.0) -> Trigger:

@@ -8,7 +8,7 @@ import torch
 from planted import CLEAN, TARGET, Normed, Planted
 from secateur import RNP
 from secateur.errors import MethodError
-from secateur.expose import Scan
+from secateur.expose import Inversion, LatentTrigger, Scan, Search
 
 
 def generator() -> torch.Generator:
@@ -44,6 +44,20 @@ def test_a_repair_takes_what_a_scan_exposed_instead_of_looking_again() -> None:
     assert alone.exposure.answers == exposed.exposure.answers
 
 
-def test_the_threshold_must_be_above_zero() -> None:
+def test_what_a_repair_does_not_search_for_it_does_not_take() -> None:
+    network = Normed()
+    blind = Inversion(steps=1)
+    _, exposed = Scan(search=Search(patches=blind, changing=blind))(network, CLEAN, generator=generator())
+    assert isinstance(exposed.findings.found, LatentTrigger)
+    with pytest.raises(MethodError, match="biases"):
+        RNP(shift=False)(network, CLEAN, exposed=exposed)
+    with pytest.raises(MethodError, match="search for no triggers"):
+        RNP(search=None)(network, CLEAN, exposed=exposed)
+
+
+def test_the_point_decides_what_stands_out() -> None:
+    verdict, exposed = Scan(search=Search(point=1000.0))(Planted(), CLEAN, generator=generator())
+    assert (verdict.conclusion, exposed.findings.found) == ("no evidence", None)
+    assert verdict.strength > 1
     with pytest.raises(MethodError):
-        Scan(point=0)
+        Search(point=0)

@@ -50,8 +50,8 @@ def test_one_small_trigger_is_evidence_with_its_label() -> None:
     assert (verdict.conclusion, verdict.label, verdict.trigger) == ("evidence", 2, patches[2])
     assert verdict.strength == pytest.approx(max(strengths(patches)))
     assert [check.reason for check in verdict.checks] == [None, "found before", "found before"]
-    # The threshold is the caller's.
-    patient = judge(Findings(None, patches, {"patch": patches}), point=verdict.strength + 1)
+    # The threshold is the search's.
+    patient = judge(Findings(None, patches, {"patch": patches}, point=verdict.strength + 1))
     assert patient.conclusion == "no evidence"
 
 
@@ -80,11 +80,19 @@ def test_a_trigger_that_changes_any_answer_is_evidence_without_a_label() -> None
     [
         Findings.none("too many classes"),
         Findings(None, triggers(EVEN, converged=False), {"patch": triggers(EVEN, converged=False)}),
-        Findings(None, triggers([1.0, 50.0, 60.0]), {"patch": triggers([1.0, 50.0, 60.0])}),
+        Findings(None, triggers([1.0, 50.0]), {"patch": triggers([1.0, 50.0])}),
     ],
-    ids=["nothing searched", "nothing converged", "three classes"],
+    ids=["nothing searched", "nothing converged", "two classes"],
 )
 def test_where_no_check_can_decide_the_verdict_is_inconclusive(findings: Findings) -> None:
     verdict = judge(findings)
     assert (verdict.conclusion, verdict.strength, verdict.label) == ("inconclusive", None, None)
     assert all(check.reason for check in verdict.checks)
+
+
+def test_a_label_comes_before_a_change_of_any_answer() -> None:
+    patches = triggers([30.0, 31.0, 5.0, 32.0, 29.0, 30.5, 28.5])
+    changed = (*patches, InvertedTrigger(None, BLANK, 3.0, 1.0, True))
+    verdict = judge(Findings(patches[2], patches, {"patch": patches, "change": changed}))
+    assert (verdict.conclusion, verdict.label) == ("evidence", 2)
+    assert verdict.strength == pytest.approx(max(strengths(changed)))

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import tiny
-from planted import BACKDOOR, CLEAN, CONVENTION, TARGET, Planted, corner, found_units
+from planted import CLASSES, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted, corner, found_units
 from secateur.data import LabelledImages
 from secateur.errors import MethodError
-from secateur.expose import predict, success_of
+from secateur.expose import LatentTrigger, predict, success_of
 from secateur.repair.polishing import Polishing
 from secateur.units import all_units, discover, prune
 
@@ -35,7 +35,14 @@ def test_clean_answers_come_back_and_pruned_units_stay_zero() -> None:
     pruned = prune(teacher, discovery.layers, units)
     before = copy.deepcopy(pruned.state_dict())
     polished = POLISHING(
-        pruned, teacher, tiny.images(160, 1).images, tiny.CONVENTION, triggers=(), generator=generator()
+        pruned,
+        teacher,
+        tiny.images(160, 1).images,
+        tiny.CONVENTION,
+        layers=discovery.layers,
+        units=units,
+        triggers=(),
+        generator=generator(),
     )
     held_out = tiny.images(200, 8)
     assert divergence(polished, teacher, held_out) < 0.7 * divergence(pruned, teacher, held_out)
@@ -49,11 +56,38 @@ def test_clean_answers_come_back_and_pruned_units_stay_zero() -> None:
 def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     teacher = Planted()
     polished = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, precision="float32")(
-        teacher, teacher, CLEAN.learn.images, CONVENTION, triggers=[corner()], generator=generator()
+        teacher,
+        teacher,
+        CLEAN.learn.images,
+        CONVENTION,
+        layers=(),
+        units=(),
+        triggers=[corner()],
+        generator=generator(),
     )
     assert success_of(teacher, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 1
     assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.2
-    assert set(range(len(found_units(teacher)[1]))) > BACKDOOR
+
+
+def test_biases_that_were_zero_before_pruning_stay_zero_and_shifts_leave_pruned_channels_alone() -> None:
+    network = Normed().eval()
+    with torch.no_grad():
+        network.norm.bias[PLANTED] = 0.0
+    discovery, units = found_units(network)
+    gone = [unit for unit in units if (unit.layer, unit.index) == ("norm", PLANTED)]
+    shift = LatentTrigger(TARGET, {"norm.bias": torch.ones(CLASSES + 1)}, 1.0, 1.0, True)
+    polished = Polishing(passes=3, rate=0.05, moved=0.0)(
+        prune(network, discovery.layers, gone),
+        network,
+        CLEAN.learn.images,
+        CONVENTION,
+        layers=discovery.layers,
+        units=gone,
+        triggers=[shift],
+        generator=generator(),
+    )
+    assert (polished.norm.weight[PLANTED], polished.norm.bias[PLANTED]) == (0, 0)
+    assert not torch.equal(polished.norm.bias, network.norm.bias)
 
 
 def test_the_same_seed_polishes_alike() -> None:
@@ -61,7 +95,16 @@ def test_the_same_seed_polishes_alike() -> None:
     quick = Polishing(passes=2)
     images = tiny.images(64, 1).images
     first, second = (
-        quick(teacher, teacher, images, tiny.CONVENTION, triggers=(), generator=generator()).state_dict()
+        quick(
+            teacher,
+            teacher,
+            images,
+            tiny.CONVENTION,
+            layers=(),
+            units=(),
+            triggers=(),
+            generator=generator(),
+        ).state_dict()
         for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import os
 import re
@@ -9,9 +11,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
-from tests.report.cases import SCANS, SITUATIONS, exposure, make_evidence, make_repair, situation
+from tests.report.cases import (
+    SCANS,
+    SITUATIONS,
+    USUAL,
+    exposure,
+    make_evidence,
+    make_repair,
+    make_scan,
+    patches,
+    situation,
+)
 
+from secateur.data import Trigger
+from secateur.expose import Findings
 from secateur.report import render, write_report
 from secateur.report.page import duration, ranges
 
@@ -206,3 +221,19 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
         colours = image.convert("RGB").getcolors(1 << 24)
     ink = sum(count for count, colour in colours if min(colour) < 200)
     assert 20_000 < ink < 700_000
+
+
+def test_a_picture_of_any_size_reaches_the_page_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    trigger = Trigger(torch.ones(3, 32, 32), 0.1 * torch.rand(3, 32, 32, generator=generator))
+    found = tuple(
+        replace(one, trigger=trigger, norm=4.0) if one.label == 3 else one for one in patches(*USUAL)
+    )
+    evidence = make_scan(Findings(found[3], found, {"patch": found}))
+    sources = [a["src"] for tag, a in Elements(render(evidence)).found if tag == "img"]
+    shown = Image.open(io.BytesIO(base64.b64decode(sources[0].removeprefix("data:image/png;base64,"))))
+    assert shown.size == (160, 160)
+    shown.load()
+    evidence["trigger"]["picture"] = '"><script>'
+    with pytest.raises(ValueError, match="base64"):
+        render(evidence)

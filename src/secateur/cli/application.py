@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, cast
 
@@ -10,7 +11,7 @@ import typer
 
 from secateur._version import __version__
 from secateur.cli.apply import apply
-from secateur.cli.codes import BAD_INPUT, BROKEN_PIPE, DONE, INCONCLUSIVE, INTERRUPTED
+from secateur.cli.codes import BAD_INPUT, BROKEN_PIPE, DONE, INCONCLUSIVE, INTERNAL, INTERRUPTED
 from secateur.cli.console import complain
 from secateur.cli.demo import demo
 from secateur.cli.evaluate import evaluate
@@ -109,12 +110,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
-            raise
+            return _fault()
         complain("there is not enough memory; take fewer or smaller images (--samples, --size)")
         return BAD_INPUT
+    except Exception:
+        return _fault()
     if code == INTERRUPTED:
         complain("interrupted; what was not finished was not written")
     return code if isinstance(code, int) else DONE
+
+
+def _fault() -> int:
+    """Show an error that nobody foresaw; Python's own exit code for it is that of evidence."""
+    traceback.print_exc()
+    complain("this is a fault of secateur, not of what you gave it; please report it with the lines above")
+    return INTERNAL
 
 
 def _usage(error: Exception) -> str:

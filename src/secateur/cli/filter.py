@@ -119,7 +119,8 @@ def filter_images(
     """Score images by how much they look like triggered ones, and mark those above a threshold.
 
     The threshold comes from clean images that the detector did not learn from: no more than the share of
-    --rate of clean images is expected above it. Memory does not grow with the number of images.
+    --rate of clean images is expected above it. Files that are no image are marked and passed over. Memory
+    does not grow with the number of images.
 
     Example: [cyan]secateur filter model.pth --arch timm:resnet18 --data clean/ --images uploads/ --out
     scores.csv[/]
@@ -130,6 +131,8 @@ def filter_images(
     choice = ModelChoice(model, arch, state_key, classes, size, channels, mean, std, pixel_range)
     from secateur.expose.samples import Filter, create
 
+    if not 0 < rate < 100:
+        raise InputError(f"--rate {rate:g}: give a percentage above 0 and below 100")
     judging = Filter(create(detector), rate=rate / 100, labelled=labelled)
     sampling = Sampling(samples, per_class, seed)
     runs_on = prepare_device(device, threads)
@@ -143,11 +146,11 @@ def filter_images(
 
     import torch
 
-    from secateur.data import stream
+    from secateur.expose.samples import decoded
     from secateur.statistics import Proportion
 
     loaded.network.to(runs_on)
-    suspicious = 0
+    suspicious = unreadable = 0
     with (
         display(quiet=quiet) as progress,
         judging.prepared(
@@ -161,34 +164,46 @@ def filter_images(
     ):
         with opened(temporary, out.suffix) as rows:
             progress.start("scoring", -(-len(judged) // judging.batch_size))
-            index = 0
-            for pixels, labels in stream(judged, judging.batch_size):
-                scores = judge(pixels, labels)
-                suspicious += int(scores.suspicious.sum())
+            for chosen in torch.split(torch.arange(len(judged)), judging.batch_size):
+                pixels, read = decoded(judged, chosen)
+                broken = [judged.name_of(int(k)) for k in chosen[~read]]
+                nothing = [None] * len(broken)
                 rows.write(
-                    [judged.name_of(index + k) for k in range(len(labels))],
-                    labels.tolist(),
-                    scores.answers.tolist(),
-                    scores.values.tolist(),
-                    scores.suspicious.tolist(),
+                    broken, judged.labels[chosen[~read]].tolist(), nothing, nothing, [True] * len(broken)
                 )
-                index += len(labels)
+                unreadable += len(broken)
+                if pixels is not None:
+                    scores = judge(pixels, judged.labels[chosen[read]])
+                    suspicious += int(scores.suspicious.sum())
+                    rows.write(
+                        [judged.name_of(int(k)) for k in chosen[read]],
+                        judged.labels[chosen[read]].tolist(),
+                        scores.answers.tolist(),
+                        scores.values.tolist(),
+                        scores.suspicious.tolist(),
+                    )
                 progress.advance(suspicious=suspicious)
+        if unreadable == len(judged):
+            raise InputError(f"{images}: none of the {unreadable:,} images can be read")
         threshold = judge.threshold
-    share = Proportion(suspicious, len(judged))
+    share = Proportion(suspicious, len(judged) - unreadable)
+    found = _plain(share, threshold, detector, out) | {"unreadable": unreadable}
     if tell:
-        _tell(share, threshold, out)
+        _tell(share, threshold, unreadable, out)
     if as_json:
-        sys.stdout.write(json.dumps(_plain(share, threshold, detector, out), indent=1) + "\n")
+        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
-def _tell(share: "Proportion", threshold: "Threshold", out: Path) -> None:
+def _tell(share: "Proportion", threshold: "Threshold", unreadable: int, out: Path) -> None:
     say(f"\n{share.hits:,} of {share.total:,} images are suspicious", style="bold")
     say(f"share above the threshold {described(share)}")
-    say(
-        f"expected of clean images at most {100 * threshold.rate:.2g} %: the threshold {threshold.value:.4g} "
-        f"comes from {threshold.images} of them"
-    )
+    say(f"the threshold {threshold.value:.4g} comes from {threshold.images} clean images")
+    if threshold.holds:
+        say(f"of images like them at most {100 * threshold.rate:.2g} % are expected above it")
+    else:
+        say("this detector learned from the images that it judges, so no rate of clean ones above it holds")
+    if unreadable:
+        say(f"{unreadable:,} files could not be read; they are marked as suspicious without a score")
     say(f"scores in {out}")
 
 
@@ -198,6 +213,11 @@ def _plain(share: "Proportion", threshold: "Threshold", detector: str, out: Path
         "detector": detector,
         "images": share.total,
         "suspicious": {"hits": share.hits, "value": share.value, "low": low, "high": high},
-        "threshold": {"value": threshold.value, "rate": threshold.rate, "images": threshold.images},
+        "threshold": {
+            "value": threshold.value,
+            "rate": threshold.rate,
+            "images": threshold.images,
+            "holds": threshold.holds,
+        },
         "out": str(out),
     }

@@ -117,8 +117,12 @@ def _write_weights(staging: Path, repair: "Repair", model: "LoadedModel") -> dic
     if repair.outcome == "inconclusive":
         return {}
     save_weights(staging / WEIGHTS, repair.state(model.checkpoint.state))
-    write_text(staging / RECIPE, repair.recipe.to_json())
-    return {name: sha256(staging / name) for name in (WEIGHTS, RECIPE)}
+    written = [WEIGHTS]
+    # Of weights that were fitted as well, a recipe would give others.
+    if repair.tuned is None:
+        write_text(staging / RECIPE, repair.recipe.to_json())
+        written.append(RECIPE)
+    return {name: sha256(staging / name) for name in written}
 
 
 def _write_report(

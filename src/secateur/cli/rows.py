@@ -8,7 +8,7 @@ from typing import Any
 FORMATS = (".csv", ".parquet")
 UNKNOWN = -1
 """The label of an image that came without one; the table leaves it empty."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}")
 """What a spreadsheet takes for a formula when a cell begins with it."""
 
 
@@ -22,11 +22,11 @@ class Rows:
         self,
         files: Sequence[str],
         labels: Sequence[int],
-        answers: Sequence[int],
-        scores: Sequence[float],
+        answers: Sequence[int | None],
+        scores: Sequence[float | None],
         suspicious: Sequence[bool],
     ) -> None:
-        """Write rows, column by column."""
+        """Write rows, column by column; None leaves a cell empty."""
         import pyarrow as pa
 
         known = [None if label == UNKNOWN else label for label in labels]

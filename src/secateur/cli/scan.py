@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,11 +112,12 @@ def scan(
 
     import torch
 
-    from secateur.expose import Scan, Search
+    from secateur.expose import Scan
     from secateur.report import collect_scan
 
     loaded.network.to(runs_on)
-    method = Scan(search=Search(thorough=thorough))
+    method = Scan()
+    method = replace(method, search=replace(method.search, thorough=thorough))
     with display(quiet=quiet) as progress:
         verdict, exposed = method(
             loaded.network, clean, generator=torch.Generator().manual_seed(seed), progress=progress

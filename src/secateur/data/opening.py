@@ -14,6 +14,7 @@ from secateur.data.sources import (
     WrappedSource,
     open_torchvision,
 )
+from secateur.data.sources.folder import image_files
 from secateur.data.sources.parquet import parquet_files
 from secateur.errors import DataError
 
@@ -45,8 +46,8 @@ def open_images(
     channels
         1 or 3.
     labelled
-        Whether labels are needed. If not, a folder serves as it is, with any folders in it, and a Parquet
-        file without a label column as well; the labels of such images are -1.
+        Whether labels are needed. If not, all image files in a folder and below are taken, whatever the
+        split, and Parquet files without a label column are as well; the labels of such images are -1.
 
     Raises
     ------
@@ -74,10 +75,11 @@ def _open_source(source: str, split: str, root: Path | None, labelled: bool) -> 
         return open_torchvision(source.removeprefix(TORCHVISION), root, split)
     path = Path(source)
     if path.is_dir():
+        # Anyone may have put a Parquet file among the images: it must not hide them.
+        if not labelled and image_files(path):
+            return FilesSource(path)
         files = parquet_files(path, split)
-        if files:
-            return ParquetSource(files, labelled=labelled)
-        return FolderSource(path, split) if labelled else FilesSource(path)
+        return ParquetSource(files, labelled=labelled) if files else FolderSource(path, split)
     if not path.exists():
         raise DataError(
             f"{path}: no such file or folder; for a data set of torchvision write torchvision:<name>"

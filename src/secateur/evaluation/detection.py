@@ -48,12 +48,12 @@ def separation(clean: Tensor, triggered: Tensor, *, seed: int = 0, level: float 
     Raises
     ------
     InputError
-        One of the groups is empty.
+        One of the groups has fewer than two images.
     """
     from scipy.stats import bootstrap
 
-    if not (len(clean) and len(triggered)):
-        raise InputError("a separation needs clean and triggered images")
+    if min(len(clean), len(triggered)) < 2:
+        raise InputError("a separation needs at least two clean and two triggered images")
     groups = (clean.double().numpy(), triggered.double().numpy())
     value = float(_area(*groups))
     drawn = bootstrap(

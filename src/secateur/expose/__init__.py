@@ -4,7 +4,7 @@ from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.forms import FormName
 from secateur.expose.latent import LatentInversion, LatentTrigger
-from secateur.expose.scanning import Scan
+from secateur.expose.scanning import OPERATING_POINT, Scan
 from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
 from secateur.expose.succeeding import Succeeding, Successors
 from secateur.expose.triggers import (
@@ -29,7 +29,7 @@ from secateur.expose.unlearning import (
     even_batches,
     predict,
 )
-from secateur.expose.verdict import OPERATING_POINT, Check, Conclusion, Verdict, judge
+from secateur.expose.verdict import Check, Conclusion, Verdict, judge
 
 __all__ = [
     "CHANGING",

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from secateur.data import CleanData
-from secateur.errors import MethodError
 from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.searching import Search
 from secateur.expose.unlearning import Unlearning
-from secateur.expose.verdict import OPERATING_POINT, Verdict, judge
+from secateur.expose.verdict import Verdict, judge
 from secateur.progress import Progress
+
+OPERATING_POINT = 1.0
+"""Strength beyond which a scan speaks of evidence; docs/scan.md says how often clean networks exceed it."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,11 @@ class Scan:
     unlearning
         How the clean task is unlearned.
     search
-        How triggers are looked for.
-    point
-        Strength beyond which a trigger is evidence, above 0.
+        How triggers are looked for, and beyond which strength one is evidence.
     """
 
     unlearning: Unlearning = GENTLE
-    search: Search = field(default_factory=Search)
-    point: float = OPERATING_POINT
-
-    def __post_init__(self) -> None:
-        if self.point <= 0:
-            raise MethodError(f"point {self.point} must be above 0")
+    search: Search = field(default_factory=lambda: Search(point=OPERATING_POINT))
 
     def __call__(
         self,
@@ -71,4 +66,4 @@ class Scan:
         with flushed_denormals():
             case = Case.of(network, clean, generator, progress)
             exposed = Exposing(self.unlearning, self.search)(case)
-        return judge(exposed.findings, point=self.point), exposed
+        return judge(exposed.findings), exposed

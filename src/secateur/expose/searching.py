@@ -38,12 +38,15 @@ class Findings:
         of its triggers is the one without a label) and ``shift``.
     skipped
         Why the other kinds were not tried.
+    point
+        Strength beyond which a trigger stands out.
     """
 
     found: Found | None
     triggers: tuple[Found, ...]
     looks: Mapping[Kind, tuple[Found, ...]] = field(default_factory=dict)
     skipped: Mapping[Kind, Reason] = field(default_factory=dict)
+    point: float = 1.0
 
     @classmethod
     def none(cls, reason: Reason) -> "Findings":
@@ -74,6 +77,8 @@ class Search:
         Of still more labels, none is, where unlearning proposes none.
     thorough
         Whether every kind is tried, also after one was found.
+    point
+        Strength beyond which a trigger stands out (see `strengths`), above 0.
     """
 
     patches: Inversion = field(default_factory=Inversion)
@@ -82,10 +87,13 @@ class Search:
     proposed: int = 12
     most: int = 100
     thorough: bool = False
+    point: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.proposed, self.most) < 1:
             raise MethodError("a search needs at least one label")
+        if self.point <= 0:
+            raise MethodError(f"point {self.point} must be above 0")
 
     def __call__(
         self,
@@ -141,7 +149,7 @@ class Search:
         looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), labels)}
         skipped: dict[Kind, Reason] = {}
         triggers = looks["patch"]
-        found = suspect(triggers)
+        found = suspect(triggers, self.point)
         normed = any(layer.kind == "norm" for layer in layers)
 
         def goes_on(kind: Kind) -> bool:
@@ -154,12 +162,12 @@ class Search:
             looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
             if not found:
                 triggers = looks["change"]
-                found = suspect(triggers)
+                found = suspect(triggers, self.point)
         if goes_on("shift") and shift:
             looks["shift"] = invert(partial(self.shifts, network, layers), labels)
             if not found:
-                found = suspect(looks["shift"])
+                found = suspect(looks["shift"], self.point)
                 triggers = looks["shift"] if found else triggers + looks["shift"]
         elif not shift:
             skipped["shift"] = "left out"
-        return Findings(found, triggers, looks, skipped)
+        return Findings(found, triggers, looks, skipped, self.point)

@@ -25,6 +25,8 @@ CONSISTENT = 1.4826
 """Makes the median absolute deviation an estimate of a normal distribution's standard deviation."""
 ANOMALOUS, SMALL = 3.0, 0.6
 """A suspect's norm is so many deviations below the median, and at most this part of it."""
+FEWEST = 3
+"""Of fewer triggers that converged, nothing tells which is small."""
 SLACK = 0.2
 """By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
 TINY = 1e-9
@@ -48,6 +50,8 @@ class InvertedTrigger:
         Share of held-out images of other classes that the network gives the label when they are stamped.
     converged
         Whether that share is as large as was asked for. If not, `norm` means nothing.
+    form
+        What it may do to an image.
     """
 
     label: int | None
@@ -55,6 +59,7 @@ class InvertedTrigger:
     norm: float
     success: float
     converged: bool
+    form: FormName = "patch"
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return the network as it is, and the images stamped."""
@@ -285,7 +290,8 @@ class Inversion:
     ) -> InvertedTrigger:
         trigger, norm = FORMS[self.form].trigger(opened)
         success = success_of(network, trigger, label, held_out, convention)
-        return InvertedTrigger(label, trigger, norm, success, success > self.success - SLACK)
+        converged = success > self.success - SLACK
+        return InvertedTrigger(label, trigger, norm, success, converged, self.form)
 
 
 def wanted_classes(label: int | None, answers: Tensor, classes: int) -> Tensor:
@@ -340,7 +346,7 @@ def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     """
     sizes = [math.log(max(trigger.norm, TINY)) for trigger in triggers]
     converged = [size for size, trigger in zip(sizes, triggers, strict=True) if trigger.converged]
-    if len(converged) < 3:
+    if len(converged) < FEWEST:
         return tuple(0.0 for _ in triggers)
     middle = statistics.median(converged)
     spread = max(TINY, CONSISTENT * statistics.median(abs(size - middle) for size in converged))
@@ -366,12 +372,12 @@ def strengths(triggers: Sequence[Found]) -> tuple[float, ...]:
     )
 
 
-def suspect(triggers: Sequence[AnyFound]) -> AnyFound | None:
-    """Return the trigger that is anomalously small among those of all labels, if one is."""
+def suspect(triggers: Sequence[AnyFound], point: float = 1.0) -> AnyFound | None:
+    """Return the trigger whose strength among those of all labels is beyond `point`, if one's is."""
     strength, found = max(
         zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0], default=(0.0, None)
     )
-    return found if strength > 1 else None
+    return found if strength > point else None
 
 
 def typical_norm(triggers: Sequence[Found], found: Found) -> float:

@@ -4,14 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from secateur.expose.searching import Findings, Kind, Reason
-from secateur.expose.triggers import Found, strengths
+from secateur.expose.triggers import FEWEST, Found, strengths
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
-
-OPERATING_POINT = 1.0
-"""Strength beyond which a trigger is evidence; how often clean networks exceed it is in docs/scan.md."""
-FEW = 4
-"""Labels that must have a trigger, or nothing tells what is small."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,8 @@ class Verdict:
         statement that the network is clean. ``inconclusive``: no check could decide.
     strength
         The largest of the checks; None if none decided.
+    point
+        Strength beyond which a trigger is evidence.
     trigger
         The trigger that is the evidence.
     checks
@@ -58,6 +55,7 @@ class Verdict:
 
     conclusion: Conclusion
     strength: float | None
+    point: float
     trigger: Found | None
     checks: tuple[Check, ...]
 
@@ -67,35 +65,25 @@ class Verdict:
         return None if self.trigger is None else self.trigger.label
 
 
-def judge(findings: Findings, *, point: float = OPERATING_POINT) -> Verdict:
+def judge(findings: Findings) -> Verdict:
     """Return the verdict on a network from the triggers that were inverted from it.
 
-    Parameters
-    ----------
-    findings
-        Of a `Search`.
-    point
-        Strength beyond which a trigger is evidence.
+    If triggers of several kinds stand out, that of the first kind is the evidence: what gives one label also
+    changes answers, and says less.
     """
     checks = tuple(_check(findings, kind) for kind in get_args(Kind))
     decided = [check for check in checks if check.strength is not None]
-    if not decided:
-        return Verdict("inconclusive", None, None, checks)
-    strongest = max(decided, key=lambda check: check.strength or 0.0)
-    if (strongest.strength or 0.0) > point:
-        return Verdict("evidence", strongest.strength, strongest.trigger, checks)
-    return Verdict("no evidence", strongest.strength, None, checks)
+    strength = max((check.strength or 0.0 for check in decided), default=None)
+    evidence = [check.trigger for check in decided if (check.strength or 0.0) > findings.point]
+    conclusion: Conclusion = "evidence" if evidence else "no evidence" if decided else "inconclusive"
+    return Verdict(conclusion, strength, findings.point, evidence[0] if evidence else None, checks)
 
 
 def _check(findings: Findings, kind: Kind) -> Check:
     triggers = findings.looks.get(kind)
     if triggers is None:
         return Check(kind, None, None, reason=findings.skipped.get(kind, "left out"))
-    found = list(zip(strengths(triggers), triggers, strict=True))
-    converged = sum(trigger.converged for trigger in triggers)
-    # A patch without a label is judged by those for labels.
-    mine = found[-1:] if kind == "change" else found
-    if converged < FEW or not any(trigger.converged for _, trigger in mine):
+    if sum(trigger.converged for trigger in triggers) < FEWEST:
         return Check(kind, None, None, triggers, "not converged")
-    strength, trigger = max(mine, key=lambda pair: pair[0])
+    strength, trigger = max(zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0])
     return Check(kind, strength, trigger, triggers)

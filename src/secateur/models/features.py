@@ -7,6 +7,8 @@ from torch.nn.modules.conv import _ConvNd
 def answers_and_features(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return the network's output, ``(N, K)``, and what the last layer with weights received, ``(N, D)``.
 
+    Of a convolution, that is the mean over all places.
+
     The last layer is the linear layer or convolution that runs last; of a network that has none, the output
     stands for its features. Both are differentiable in `inputs`. Hooks are removed, also when the network
     raises.
@@ -23,4 +25,5 @@ def answers_and_features(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Te
     finally:
         for hook in hooks:
             hook.remove()
-    return output, (received[0] if received else output).flatten(1)
+    features = received[0] if received else output
+    return output, features.flatten(2).mean(2) if features.ndim > 2 else features

@@ -6,13 +6,13 @@ from secateur.expose import Found, LatentTrigger, typical_norm
 from secateur.repair.choosing import Choice
 
 
-def found_note(triggers: Sequence[Found], found: Found) -> str:
-    """Say which trigger stood out, and how far."""
+def found_note(triggers: Sequence[Found], found: Found, done: str) -> str:
+    """Say which trigger stood out, how far, and what was `done` about it."""
     named = "that changes any answer" if found.label is None else f"for label {found.label}"
     return (
         f"Triggers were inverted for all labels searched. The one {named} takes {sizes_of([found])} and "
         f"turned {100 * found.success:.0f} % of held-out images; typical others take "
-        f"{typical_norm(triggers, found):.1f}. Units that carry it were looked for."
+        f"{typical_norm(triggers, found):.1f}. {done}"
     )
 
 

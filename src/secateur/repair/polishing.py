@@ -6,8 +6,8 @@ normalisation leave what was pruned alone.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from secateur.data import InputConvention
 from secateur.errors import MethodError
-from secateur.expose import Found
+from secateur.expose import Found, LatentTrigger
 from secateur.models import Precision, autocast, check_precision, duplicate
 from secateur.progress import Progress, Silent
+from secateur.units import Unit, UnitLayer, prune
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Polishing:
         images: Tensor,
         convention: InputConvention,
         *,
+        layers: Sequence[UnitLayer],
+        units: Sequence[Unit],
         triggers: Sequence[Found],
         generator: torch.Generator,
         progress: Progress | None = None,
@@ -90,6 +93,8 @@ class Polishing:
             Clean images, ``(N, C, H, W)`` in ``[0, 1]``.
         convention
             How they become network input.
+        layers, units
+            Those that were pruned, and the layers with units.
         triggers
             Those that were inverted; without any, nothing is stamped.
         generator
@@ -101,7 +106,8 @@ class Polishing:
         progress.start("polishing", self.passes)
         device = next(pruned.parameters()).device
         work = duplicate(pruned).eval().requires_grad_(True)
-        gone = _gone(work, teacher)
+        gone = _gone(work, layers, units)
+        triggers = [_without(trigger, gone) for trigger in triggers]
         optimizer = torch.optim.SGD(work.parameters(), lr=self.rate, momentum=self.momentum)
         steps = self.passes * math.ceil(len(images) / self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -130,8 +136,8 @@ class Polishing:
                 optimizer.step()
                 schedule.step()
                 with torch.no_grad():
-                    for parameter, zero in gone:
-                        parameter.masked_fill_(zero, 0.0)
+                    for name, zero in gone.items():
+                        work.get_parameter(name).masked_fill_(zero, 0.0)
                 total += loss.item() * len(chosen)
             progress.advance(divergence=total / len(images))
         return work.requires_grad_(False)
@@ -152,12 +158,22 @@ class Polishing:
         return others.lerp(images, torch.rand(len(images), 1, 1, 1, generator=generator))
 
 
-def _gone(pruned: nn.Module, original: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Return the parameters that pruning set to zero somewhere, and where."""
-    before = dict(original.named_parameters())
-    found: list[tuple[Tensor, Tensor]] = []
-    for name, parameter in pruned.named_parameters():
-        zero = (parameter == 0) & (before[name].to(parameter.device) != 0)
-        if zero.any():
-            found.append((parameter, zero))
-    return found
+@torch.no_grad()
+def _gone(pruned: nn.Module, layers: Sequence[UnitLayer], units: Sequence[Unit]) -> dict[str, Tensor]:
+    """Return where parameters belong to pruned units, by their names."""
+    marked = duplicate(pruned)
+    for parameter in marked.parameters():
+        parameter.fill_(1.0)
+    named = prune(marked, layers, units).named_parameters()
+    return {name: parameter == 0 for name, parameter in named if (parameter == 0).any()}
+
+
+def _without(trigger: Found, gone: Mapping[str, Tensor]) -> Found:
+    """Return a shift without what it adds to pruned channels; other triggers as they are."""
+    if not isinstance(trigger, LatentTrigger):
+        return trigger
+    shifts = {
+        name: shift.masked_fill(gone[name], 0.0) if name in gone else shift
+        for name, shift in trigger.shifts.items()
+    }
+    return replace(trigger, shifts=shifts)

@@ -17,6 +17,7 @@ from secateur.expose import (
     Findings,
     Found,
     InvertedTrigger,
+    LatentTrigger,
     Search,
     Unlearning,
     flushed_denormals,
@@ -35,6 +36,8 @@ from secateur.units import Recipe, ScoredUnit, all_units, prune
 
 LOSS_PER_POINT = 5.0
 """Nats of learning loss that may be lost for each unit of the accuracy budget."""
+
+SOUGHT = "Units that carry it were looked for."
 
 PAPER: dict[str, object] = {
     "unlearning": Unlearning(passes=21),
@@ -165,19 +168,23 @@ class RNP:
         progress
             Told about every stage.
         exposed
-            What exposing this network has revealed already; by default it is exposed first.
+            What exposing this network has revealed already; by default it is exposed first. The generator is
+            then where it would be before, so that later stages draw other numbers.
 
         Raises
         ------
         MethodError
-            The network has no prunable unit, or its weights are not float32.
+            The network has no prunable unit, its weights are not float32, or `exposed` holds a trigger that
+            these settings do not look for.
         """
         with flushed_denormals():
             case = Case.of(network, clean, generator, progress)
             if exposed is None:
                 exposed = Exposing(self.unlearning, self.search, self.shift)(case)
             else:
+                self._check(exposed.findings)
                 case.take(exposed.seconds, exposed.notes)
+                case.network.requires_grad_(False)
             exposure, findings = exposed.exposure, exposed.findings
             if findings.found and exposure:
                 choice, scores = self._erase(case, findings, findings.found)
@@ -188,6 +195,13 @@ class RNP:
             else:
                 choice, scores = self._leave(case, findings)
         return self._result(network, case, choice, scores, exposure, findings)
+
+    def _check(self, findings: Findings) -> None:
+        """Make sure that findings are of a kind that is searched for."""
+        if findings.looks and self.search is None:
+            raise MethodError("these settings search for no triggers: they cannot use those that were found")
+        if isinstance(findings.found, LatentTrigger) and not self.shift:
+            raise MethodError("a shift of channels was found, and these settings leave biases as they are")
 
     def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor]:
         """Choose the units that carry the trigger found, and those that succeed it."""
@@ -203,7 +217,7 @@ class RNP:
                 generator=case.generator,
                 progress=case.progress,
             )
-        case.notes.append(found_note(findings.triggers, found))
+        case.notes.append(found_note(findings.triggers, found, SOUGHT))
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
             case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
         case.notes += stopped_notes(erased.choice)
@@ -221,7 +235,7 @@ class RNP:
                 shift=self.shift,
                 progress=case.progress,
             )
-        case.notes.append(found_note(findings.triggers, found))
+        case.notes.append(found_note(findings.triggers, found, SOUGHT))
         case.notes += stopped_notes(choice)
         return choice, scores
 

@@ -17,7 +17,9 @@ from secateur.expose import (
     Found,
     Search,
     Unlearning,
+    even_batches,
     flushed_denormals,
+    judge,
 )
 from secateur.models import Precision, autocast, check_precision, duplicate
 from secateur.progress import Progress
@@ -107,10 +109,14 @@ class UnlearnTrigger:
                 case.take(exposed.seconds, exposed.notes)
             found = exposed.findings.found
             tuned = duplicate(case.network)
-            if found is None:
+            decided = judge(exposed.findings).conclusion != "inconclusive"
+            if found is not None:
+                case.notes.append(found_note(exposed.findings.triggers, found, "It was unlearned."))
+            elif decided:
                 case.notes.append(f"{nothing_small(exposed.findings.triggers)} There is nothing to unlearn.")
             else:
-                case.notes.append(found_note(exposed.findings.triggers, found))
+                case.notes.append("No search for triggers could decide, so there is nothing to unlearn.")
+            if found is not None:
                 with case.stage("unlearning the trigger", tuned):
                     self._fit(tuned, found, case)
             with case.stage("measuring"):
@@ -128,7 +134,7 @@ class UnlearnTrigger:
         )
         return Repair(
             method="unlearn-trigger",
-            outcome="repaired" if found else "nothing found",
+            outcome="repaired" if found else "nothing found" if decided else "inconclusive",
             network=tuned.eval(),
             recipe=recipe,
             discovery=case.discovery,
@@ -153,12 +159,14 @@ class UnlearnTrigger:
         )
         case.progress.start("unlearning the trigger", self.passes)
         for _ in range(self.passes):
-            for images, labels in case.clean.learn.batches(self.batch_size, generator=case.generator):
+            for images, labels in even_batches(case.clean.learn, self.batch_size, case.generator):
                 count = max(1, round(self.stamped * len(images)))
                 with autocast(self.precision, device):
-                    stamped = found.answers(tuned, images[:count], case.clean.convention)
-                    plain = tuned(case.clean.convention.normalise(images[count:].to(device)))
-                loss = F.cross_entropy(torch.cat([stamped, plain]).float(), labels.to(device))
+                    output = found.answers(tuned, images[:count], case.clean.convention)
+                    if count < len(images):
+                        plain = case.clean.convention.normalise(images[count:].to(device))
+                        output = torch.cat([output, tuned(plain)])
+                loss = F.cross_entropy(output.float(), labels.to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

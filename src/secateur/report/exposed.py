@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from secateur.expose import Check, Exposure, Found, InvertedTrigger, LatentTrigger, Verdict
+from secateur.expose import Check, Exposure, Found, InvertedTrigger, Verdict
 from secateur.report import wording
 from secateur.report.frame import Evidence, proportion
 from secateur.report.pictures import embedded
@@ -16,7 +16,7 @@ def trigger_section(trigger: Found | None, class_names: Sequence[str] | None) ->
     if trigger is None:
         return None
     found: Evidence = {
-        "kind": "shift" if isinstance(trigger, LatentTrigger) else "patch",
+        "kind": trigger.form if isinstance(trigger, InvertedTrigger) else "shift",
         "label": trigger.label,
         "name": None if trigger.label is None else name_of(trigger.label, class_names),
         "norm": trigger.norm,
@@ -60,13 +60,14 @@ def checks_section(
 ) -> list[Evidence]:
     """Return every check for a backdoor: what it found, or why it was not run."""
     finite = exposure is not None and exposure.finite
-    searches = () if verdict is None else verdict.checks
+    searches, point = ((), 1.0) if verdict is None else (verdict.checks, verdict.point)
     return [
         {
             "check": wording.UNLEARNING,
             "ran": finite,
             "strength": None,
             "statement": wording.unlearning_check(unlearned=exposure is not None, diverged=not finite),
+            "stands_out": False,
             "sizes": None,
         },
         *(
@@ -74,7 +75,8 @@ def checks_section(
                 "check": wording.SEARCHES[check.kind],
                 "ran": check.strength is not None,
                 "strength": check.strength,
-                "statement": wording.search_check(check, _named(check, class_names)),
+                "statement": wording.search_check(check, _named(check, class_names), point),
+                "stands_out": check.strength is not None and check.strength > point,
                 "sizes": _sizes(check, class_names),
             }
             for check in searches

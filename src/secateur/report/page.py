@@ -1,6 +1,7 @@
 """Evidence as one HTML page that loads nothing."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from secateur.expose import OPERATING_POINT
 from secateur.files import write_text
 from secateur.report import plots, wording
 from secateur.report.frame import Evidence
@@ -21,6 +21,7 @@ JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 LONGEST_TEXT = 2000
 MOST_INDICES = 40
+BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def render(evidence: Evidence) -> str:
@@ -42,6 +43,7 @@ def render(evidence: Evidence) -> str:
         span=wording.span,
         ranges=ranges,
         duration=duration,
+        picture=_picture,
         value=_value,
     )
     template = environment.from_string(
@@ -107,9 +109,8 @@ def _figures(evidence: Evidence) -> dict[str, Markup]:
         figures["path"] = plots.unlearning_path(evidence["exposure"]), _path_text(evidence["exposure"])
     for index, check in enumerate(evidence["checks"]):
         if check["sizes"]:
-            strong = check["strength"] is not None and check["strength"] > OPERATING_POINT
             figures[f"sizes-{index}"] = (
-                plots.trigger_sizes(check["sizes"], evidence=strong),
+                plots.trigger_sizes(check["sizes"], evidence=check["stands_out"]),
                 f"{check['check']}. {check['statement']}",
             )
     # The element is made of matplotlib's output alone, which escapes the text in it.
@@ -131,6 +132,13 @@ def _path_text(exposure: Mapping[str, Any]) -> str:
     last = exposure["path"]["accuracies"][-1]["value"]
     passes = len(exposure["path"]["accuracies"])
     return f"Clean accuracy during {passes} passes of unlearning; it ends at {wording.percent(last)}."
+
+
+def _picture(encoded: str) -> Markup:
+    """Return a PNG in base64 as the address of an image; anything else is no picture."""
+    if not BASE64.fullmatch(encoded):
+        raise ValueError("a picture in a report must be base64")
+    return Markup("data:image/png;base64,") + encoded
 
 
 def _shown(value: object) -> object:

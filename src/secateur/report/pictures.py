@@ -17,11 +17,11 @@ SIDE = 160
 def picture(trigger: Trigger) -> Image.Image:
     """Return a trigger stamped on grey, enlarged so that its pixels can be told apart.
 
-    A single channel is shown as grey, and of more than three the first three.
+    Of more than three channels the first three are shown, of fewer the first, as grey.
     """
     channels, height, width = trigger.keep.shape
-    stamped = trigger.stamp(torch.full((1, channels, height, width), GREY))[0, :3]
-    shown = stamped.expand(3, -1, -1) if len(stamped) < 3 else stamped
+    stamped = trigger.stamp(torch.full((1, channels, height, width), GREY))[0]
+    shown = stamped[:3] if channels >= 3 else stamped[:1].expand(3, -1, -1)
     pixels = shown.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
     factor = max(1, -(-SIDE // min(height, width)))
     return Image.fromarray(pixels).resize((factor * width, factor * height), Image.Resampling.NEAREST)

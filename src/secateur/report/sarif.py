@@ -1,6 +1,7 @@
 """Evidence as SARIF 2.1.0, the format in which scanners report to code hosts and dashboards."""
 
 from typing import Any
+from urllib.parse import quote
 
 from secateur.report import wording
 from secateur.report.frame import Evidence
@@ -24,14 +25,16 @@ def sarif(evidence: Evidence) -> dict[str, Any]:
         As `collect_scan` returns it.
     """
     checkpoint = evidence["inputs"]["checkpoint"]
+    place = {"uri": quote(checkpoint["file"], safe="")}
+    locations = [{"physicalLocation": {"artifactLocation": {**place, "index": 0}}}]
     kind = KINDS[evidence["outcome"]]
     verdict = {
         "ruleId": RULE,
         "ruleIndex": 0,
         "kind": kind,
         "level": "error" if kind == "fail" else "none",
-        "message": {"text": evidence["statement"]},
-        "locations": [{"physicalLocation": {"artifactLocation": {"uri": checkpoint["file"], "index": 0}}}],
+        "message": {"text": literal(evidence["statement"])},
+        "locations": locations,
         "fingerprints": {"checkpoint/sha256": checkpoint["sha256"]},
         "properties": {
             "verdict": evidence["outcome"],
@@ -45,7 +48,8 @@ def sarif(evidence: Evidence) -> dict[str, Any]:
             "ruleIndex": 0,
             "kind": "informational" if check["ran"] else "notApplicable",
             "level": "none",
-            "message": {"text": f"{check['check']}. {check['statement']}"},
+            "message": {"text": literal(f"{check['check']}. {check['statement']}")},
+            "locations": locations,
             "properties": {"strength": check["strength"]},
         }
         for check in evidence["checks"]
@@ -72,7 +76,7 @@ def sarif(evidence: Evidence) -> dict[str, Any]:
                 ],
                 "artifacts": [
                     {
-                        "location": {"uri": checkpoint["file"]},
+                        "location": place,
                         "hashes": {"sha-256": checkpoint["sha256"]},
                     }
                 ],
@@ -80,6 +84,13 @@ def sarif(evidence: Evidence) -> dict[str, Any]:
             }
         ],
     }
+
+
+def literal(text: str) -> str:
+    """Return text that a SARIF viewer shows as it is: no links (section 3.11.6), no placeholders (3.11.5)."""
+    for special in "\\[]":
+        text = text.replace(special, f"\\{special}")
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _rule() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from secateur.data import CleanData
-from secateur.expose import OPERATING_POINT, Exposed, Verdict
+from secateur.expose import Exposed, Verdict
 from secateur.models import LoadedModel
 from secateur.report import wording
 from secateur.report.exposed import checks_section, exposure_section, trigger_section
@@ -51,7 +51,7 @@ def collect_scan(
     evidence |= {
         "outcome": verdict.conclusion,
         "statement": wording.verdict_statement(verdict, trigger),
-        "verdict": {"strength": verdict.strength, "point": OPERATING_POINT},
+        "verdict": {"strength": verdict.strength, "point": verdict.point},
         "trigger": trigger,
         "exposure": exposure_section(exposed.exposure, verdict.trigger, clean.class_names),
         "checks": [*checks_section(exposed.exposure, verdict, clean.class_names), wording.NEVER_RUN],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.expose import OPERATING_POINT, Check, Kind, Reason, Verdict
+from secateur.expose import Check, Kind, Reason, Verdict
 
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -155,11 +155,11 @@ def _class(found: Mapping[str, Any]) -> str:
 
 def trigger_statement(trigger: Mapping[str, Any]) -> str:
     """Return what the inverted trigger is, in plain words."""
-    what = (
-        f"A patch of {trigger['norm']:.1f} pixels"
-        if trigger["kind"] == "patch"
-        else f"A shift of early channels by {trigger['norm']:.1f} of their standard deviations"
-    )
+    what = {
+        "patch": f"A patch of {trigger['norm']:.1f} pixels",
+        "additive": f"A pattern of Euclidean norm {trigger['norm']:.1f} that is added to all pixels",
+        "shift": f"A shift of early channels by {trigger['norm']:.1f} of their standard deviations",
+    }[trigger["kind"]]
     does = "changes the answer to" if trigger["label"] is None else f"gives class {_class(trigger)} to"
     return f"{what} {does} {percent(trigger['success'])} of other images, held out from its making."
 
@@ -194,7 +194,7 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
         + {
             None: "It says which class to suspect if there is a backdoor.",
             True: "The trigger that was inverted is for the same class.",
-            False: "The trigger that was inverted does not point to this class, and decided what to prune.",
+            False: "The trigger that was inverted does not point to this class, and says more.",
         }[confirmed]
     )
     return " ".join(sentences)
@@ -211,14 +211,15 @@ REASONS: Mapping[Reason, str] = {
     "too many classes": "The network has too many classes to invert a trigger for each.",
     "found before": "A trigger of another kind had stood out already.",
     "left out": "The settings of this method leave it out.",
-    "not converged": "Too few triggers converged to tell which of them is small.",
+    "not converged": "Too few triggers converged (there must be three) to tell which of them is small.",
 }
+EMPTY: Mapping[str, Any] = {"stands_out": False, "sizes": None}
 NEVER_RUN: Mapping[str, Any] = {
     "check": "Inspection of the architecture's code and graph for added branches",
     "ran": False,
     "strength": None,
     "statement": NOT_IMPLEMENTED + " Read the architecture's source before trusting it.",
-    "sizes": None,
+    **EMPTY,
 }
 
 
@@ -233,13 +234,13 @@ def unlearning_check(*, unlearned: bool, diverged: bool) -> str:
     )
 
 
-def search_check(check: Check, trigger: Mapping[str, Any] | None) -> str:
+def search_check(check: Check, trigger: Mapping[str, Any] | None, point: float) -> str:
     """Return what one search for triggers found, or why there was none."""
     if check.strength is None or trigger is None:
         return REASONS[check.reason or "not converged"]
     return (
-        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}; a trigger is evidence beyond "
-        f"{OPERATING_POINT:.2f}."
+        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}; a trigger stands out beyond "
+        f"{point:.2f}."
     )
 
 
@@ -257,7 +258,7 @@ def needs_trigger(*, evaluated: bool) -> list[Mapping[str, Any]]:
         "they may be training images.",
     }
     return [
-        {"check": check, "ran": False, "strength": None, "statement": reason, "sizes": None}
+        {"check": check, "ran": False, "strength": None, "statement": reason, **EMPTY}
         for check, reason in reasons.items()
         if not evaluated
     ]

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from secateur.expose.samples.detector import Detector, Scorer, create, detectors, register
-from secateur.expose.samples.filtering import Filter, Judge, Scores, Threshold
+from secateur.expose.samples.filtering import Filter, Judge, Scores, Threshold, decoded
 
 # Each detector registers itself when its file is imported.
 for _module in pkgutil.iter_modules(__path__):
@@ -18,6 +18,7 @@ __all__ = [
     "Scores",
     "Threshold",
     "create",
+    "decoded",
     "detectors",
     "register",
 ]

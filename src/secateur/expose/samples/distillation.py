@@ -12,6 +12,9 @@ from secateur.errors import MethodError
 from secateur.expose.samples.detector import Scorer, register
 from secateur.progress import Progress
 
+VALUES_PER_PASS = 1 << 20
+"""Values of images whose masks are learned at once: a pass with gradients keeps every activation."""
+
 
 @register(
     "distillation",
@@ -68,6 +71,10 @@ class Distillation:
         colours = torch.rand(self.steps, convention.channels, 1, 1, generator=generator)
 
         def score(images: Tensor, labels: Tensor) -> Tensor:
+            size = max(1, VALUES_PER_PASS // images[0].numel()) if len(images) else 1
+            return torch.cat([score_few(part) for part in torch.split(images, size)])
+
+        def score_few(images: Tensor) -> Tensor:
             device = next(network.parameters()).device
             images = images.to(device)
             with _frozen(network), torch.enable_grad():

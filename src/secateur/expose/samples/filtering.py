@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.data import CleanData, ImageDataset, example_input, stream
-from secateur.errors import MethodError
+from secateur.data import CleanData, ImageDataset, example_input
+from secateur.errors import DataError, InconclusiveError, MethodError
 from secateur.expose.case import flushed_denormals
 from secateur.expose.samples.detector import Detector, Scorer
 from secateur.expose.unlearning import predict
@@ -30,14 +30,18 @@ class Threshold:
         the scores, whatever their distribution, if clean images to come are like those that it is made from.
     images
         How many those are.
+    holds
+        Whether `rate` holds. It does not where the detector learned from the images to be judged: their
+        scores are then not like those of images that it has not seen.
     """
 
     value: float
     rate: float
     images: int
+    holds: bool = True
 
     @classmethod
-    def of(cls, scores: Tensor, rate: float) -> "Threshold":
+    def of(cls, scores: Tensor, rate: float, *, holds: bool = True) -> "Threshold":
         """Return the lowest threshold with an expected rate of false positives of at most `rate`.
 
         With the n clean scores in order, the k-th is exceeded by the score of one more clean image with a
@@ -50,10 +54,22 @@ class Threshold:
             Of clean images that the detector was not prepared with, ``(n,)``, at least one.
         rate
             In ``(0, 1)``.
+        holds
+            Passed on.
+
+        Raises
+        ------
+        InconclusiveError
+            A score is not a number.
         """
+        if not scores.isfinite().all():
+            raise InconclusiveError(
+                "some scores of clean images are not finite, so that no threshold can be drawn: "
+                "choose another detector"
+            )
         count = len(scores)
         position = min(count, math.ceil((count + 1) * (1 - rate)))
-        return cls(float(scores.sort().values[position - 1]), 1 - position / (count + 1), count)
+        return cls(float(scores.sort().values[position - 1]), 1 - position / (count + 1), count, holds)
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,8 @@ class Judge:
         """Score images, ``(N, C, H, W)`` in ``[0, 1]``; `labels` count if the filter was told so."""
         answers = predict(self._network, images, self._clean.convention).argmax(1)
         values = self._scorer(images, labels if self._labelled else answers)
-        return Scores(answers, values, values > self.threshold.value)
+        # A score that is no number is no reason to trust an image.
+        return Scores(answers, values, ~(values <= self.threshold.value))
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,11 @@ class Filter:
             Source of all randomness; seed 0 when none is given.
         progress
             Told about every stage.
+
+        Raises
+        ------
+        InconclusiveError
+            The detector has no score for clean images.
         """
         generator = generator or torch.Generator().manual_seed(0)
         work = duplicate(network).eval()
@@ -162,14 +184,39 @@ class Filter:
             def answers(pixels: Tensor) -> Tensor:
                 return predict(work, pixels, clean.convention).argmax(1)
 
-            sample = (
-                (pixels, labels if self.labelled else answers(pixels))
-                for pixels, labels in stream(images, self.batch_size, drawn)
-            )
-            scorer = self.detector(work, clean, sample, generator=generator, progress=progress or Silent())
+            seen: list[bool] = []
+
+            def sample() -> Iterator[tuple[Tensor, Tensor]]:
+                seen.append(True)
+                for chosen in torch.split(drawn, self.batch_size):
+                    pixels, read = decoded(images, chosen)
+                    if pixels is not None:
+                        yield pixels, images.labels[chosen[read]] if self.labelled else answers(pixels)
+
+            scorer = self.detector(work, clean, sample(), generator=generator, progress=progress or Silent())
             held_out = [
                 scorer(pixels, labels if self.labelled else answers(pixels))
                 for pixels, labels in clean.choose.batches(self.batch_size)
             ]
-            threshold = Threshold.of(torch.cat(held_out), self.rate)
+            threshold = Threshold.of(torch.cat(held_out), self.rate, holds=not seen)
             yield Judge(threshold, work, clean, scorer, self.labelled)
+
+
+def decoded(images: ImageDataset, chosen: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the images at the indices `chosen` that can be decoded, and which those are.
+
+    One file that is no image, among many that anyone may have sent, must not keep the others from being
+    judged.
+
+    Returns
+    -------
+    tuple
+        ``(M, C, H, W)``, None if there is none, and booleans, ``(N,)``.
+    """
+    pictures, read = [], torch.ones(len(chosen), dtype=torch.bool)
+    for place, index in enumerate(chosen.tolist()):
+        try:
+            pictures.append(images[index][0])
+        except DataError:
+            read[place] = False
+    return (torch.stack(pictures) if pictures else None), read

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import CleanData, LabelledImages
-from secateur.errors import MethodError
+from secateur.errors import InconclusiveError, MethodError
 from secateur.expose.exposing import GENTLE
 from secateur.expose.samples.detector import Scorer, register
 from secateur.expose.unlearning import Unlearning, predict
@@ -58,7 +58,13 @@ class Unlearned:
         generator: torch.Generator,
         progress: Progress,
     ) -> Scorer:
-        """Unlearn a copy of the network."""
+        """Unlearn a copy of the network.
+
+        Raises
+        ------
+        InconclusiveError
+            Unlearning diverged.
+        """
         path = self._path(network, clean, generator, progress)
 
         def score(images: Tensor, labels: Tensor) -> Tensor:
@@ -80,9 +86,13 @@ class Unlearned:
                 while levels and reached <= levels[0] * first:
                     del levels[0]
 
-        self.unlearning(
+        exposure = self.unlearning(
             work, clean.learn, clean.convention, generator=generator, progress=progress, watch=watch
         )
+        if not exposure.finite:
+            raise InconclusiveError(
+                "unlearning diverged, so that what stands of an answer tells nothing: choose another detector"
+            )
         return [*path, work]
 
 
