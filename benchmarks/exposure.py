@@ -28,6 +28,8 @@ from secateur.files import write_text
 from secateur.statistics import Proportion
 
 RESULTS = HERE / "results" / "exposure.json"
+SHARE = 0.1
+"""Of the images that detectors may look for something common in, so many are triggered: no majority."""
 JUDGED = 1000
 """Test images of each kind, clean and triggered, that detectors are tried on."""
 
@@ -111,16 +113,19 @@ def scanned(subject: Subject, seed: int) -> dict[str, Any]:
 
 
 def separated(subject: Subject, seed: int, detector: str) -> dict[str, Any]:
-    """Tell triggered test images from clean ones; the detector may look at both, unlabelled."""
+    """Tell triggered test images from clean ones; the detector may look at some of both, unlabelled."""
     triggered = subject.triggered()
     assert triggered is not None
     everything = torch.cat([subject.test.images, triggered.images])
+    few = torch.randperm(len(triggered), generator=torch.Generator().manual_seed(seed))
+    few = few[: round(SHARE / (1 - SHARE) * len(subject.test))]
+    shown = torch.cat([subject.test.images, triggered.images[few]])
     answers = predict(subject.model.network, everything, subject.model.convention).argmax(1)
     start = time.perf_counter()
     with Filter(create(detector)).prepared(
         subject.model.network,
         subject.clean(seed),
-        Mixed(everything),
+        Mixed(shown),
         generator=torch.Generator().manual_seed(seed),
     ) as judge:
         prepared = time.perf_counter()
