@@ -27,17 +27,18 @@ from secateur.specimens.images import read_images
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "poisoning.json"
-CLASSES, STUDIED, REPEATS = 10, 2000, 3
+CLASSES, STUDIED, REPEATS = 10, 2000, 5
 LONG = 5.0
-"""Seconds after which one run says enough: memory that is touched for the first time no longer counts."""
+"""Seconds after which one run says enough."""
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the least of several times; the first run only warms up, unless it is long."""
-    times = [timed(work)]
+def side_by_side(floor: Callable[[], object], work: Callable[[], object]) -> tuple[float, float]:
+    """Return the least times of both, run in turn: the machine's speed and its memory change meanwhile."""
+    floors, times = [timed(floor)], [timed(work)]
     while times[0] < LONG and len(times) <= REPEATS:
+        floors.append(timed(floor))
         times.append(timed(work))
-    return min(times)
+    return min(floors), min(times)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -81,10 +82,8 @@ def main() -> None:
                 images, labels, torch.Generator().manual_seed(0), trigger=trigger, classes=CLASSES
             )
 
-        # Measured beside each attack: the machine's speed changes.
-        floor = seconds(lambda: copied(images))
+        floor, took = side_by_side(lambda: copied(images), poison)
         floors.append(floor)
-        took = seconds(poison)
         found[name] = {"seconds": round(took, 2), "ratio": round(took / floor, 1)}
         print(f"{name:12} {took:6.2f} s  {took / floor:5.1f} times", flush=True)
     report = {
