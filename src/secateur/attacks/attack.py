@@ -1,8 +1,6 @@
 """What every attack is: a trigger, and how training images get it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from secateur.attacks.goal import Goal
 from secateur.data import InputConvention, Stamping
 from secateur.errors import MethodError
+from secateur.models import kept_modes, without_gradients
 
 CHUNK = 1024
 """Images stamped at once, so that memory does not grow with the data."""
@@ -60,7 +59,8 @@ class Surrogate:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits ``(N, K)`` of images ``(N, C, H, W)`` in ``[0, 1]``; differentiable in them."""
-        with _frozen(self.network):
+        with kept_modes(self.network), without_gradients(self.network):
+            self.network.eval()
             return self.network(self.convention.normalise(images.to(self.device)))  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> Tensor:
@@ -240,18 +240,3 @@ def like(images: Tensor, changed: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         changed = (changed.clamp(0, 1) * 255).round()
     return changed.to(images)
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for the weights; both are given back."""
-    modes = [(module, module.training) for module in network.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    try:
-        network.eval().requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)

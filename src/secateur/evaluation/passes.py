@@ -9,19 +9,15 @@ from torch import Tensor, nn
 
 from secateur.data import ImageDataset, InputConvention, LabelledImages, Stamping, stream
 from secateur.errors import ArchitectureError, TriggerError
+from secateur.models import kept_modes
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put `network` into evaluation mode without gradients while the block runs, each module for itself."""
-    modes = [(module, module.training) for module in network.modules()]
-    try:
+    with kept_modes(network), torch.inference_mode():
         network.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        yield
 
 
 def batches(

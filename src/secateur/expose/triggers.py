@@ -18,7 +18,7 @@ from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
 from secateur.expose.forms import FORMS, FormName
 from secateur.expose.unlearning import predict
-from secateur.models import Precision, autocast, check_precision
+from secateur.models import Precision, autocast, check_precision, without_gradients
 from secateur.progress import Progress, Silent
 
 CONSISTENT = 1.4826
@@ -207,16 +207,10 @@ class Inversion:
         )
         groups = [runs[start : start + together] for start in range(0, len(runs), together)]
         progress.start("inverting", self.steps * len(groups))
-        frozen = [p for p in network.parameters() if p.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
+        with without_gradients(network):
             ends = [
                 self._descend(network, learn, convention, classes, group, seed, progress) for group in groups
             ]
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
         opened = torch.cat(ends) if ends else torch.empty(0)
         found = []
         for label, starts in zip(labels, torch.split(opened, self.restarts), strict=True):

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.data import InputConvention, LabelledImages
 from secateur.errors import MethodError
-from secateur.models import Precision, autocast, check_precision
+from secateur.models import Precision, autocast, check_precision, kept_modes
 from secateur.progress import Progress, Silent
 
 
@@ -224,17 +224,11 @@ def predict(
     The network's training modes are as before afterwards.
     """
     device = next(network.parameters()).device
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        starts = range(0, len(images), batch_size)
-        batches = (convention.normalise(images[i : i + batch_size].to(device)) for i in starts)
-        with autocast(precision, device):
-            outputs = [network(batch).float().cpu() for batch in batches]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return torch.cat(outputs)
+    starts = range(0, len(images), batch_size)
+    batches = (convention.normalise(images[i : i + batch_size].to(device)) for i in starts)
+    with kept_modes(network), autocast(precision, device):
+        network.eval()
+        return torch.cat([network(batch).float().cpu() for batch in batches])
 
 
 def even_batches(
@@ -252,8 +246,7 @@ def batch_statistics(network: nn.Module, *, dropout: bool) -> Iterator[None]:
 
     With `dropout` the whole network is in training mode. Modes are restored afterwards.
     """
-    modes = {module: module.training for module in network.modules()}
-    try:
+    with kept_modes(network):
         network.train(dropout)
         # Some networks answer with more than logits while the whole of them is in training mode.
         network.training = False
@@ -261,9 +254,6 @@ def batch_statistics(network: nn.Module, *, dropout: bool) -> Iterator[None]:
             if isinstance(module, _BatchNorm):
                 module.train()
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

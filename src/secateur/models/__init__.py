@@ -10,6 +10,7 @@ from secateur.models.convention_check import (
 )
 from secateur.models.copying import duplicate, to_fastest_layout
 from secateur.models.loading import LoadedModel, load_model
+from secateur.models.modes import kept_modes, without_gradients
 from secateur.models.output import logits
 from secateur.models.precision import Precision, autocast, check_precision, uses_bfloat16
 from secateur.models.writing import write_weights
@@ -28,6 +29,7 @@ __all__ = [
     "check_convention",
     "check_precision",
     "duplicate",
+    "kept_modes",
     "load_model",
     "logits",
     "read_checkpoint",
@@ -35,5 +37,6 @@ __all__ = [
     "to_fastest_layout",
     "try_conventions",
     "uses_bfloat16",
+    "without_gradients",
     "write_weights",
 ]

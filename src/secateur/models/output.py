@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from secateur.models.modes import kept_modes
+
 _SOFTMAX = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d)
 
 
@@ -32,14 +34,11 @@ def logits(network: nn.Module, example: Tensor) -> Iterator[None]:
         for module in network.modules()
         if isinstance(module, _SOFTMAX)
     ]
-    modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        with torch.no_grad():
+        with kept_modes(network), torch.no_grad():
+            network.eval()
             output = network(example)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for watcher in watchers:
             watcher.remove()
 

@@ -1,7 +1,6 @@
 """Cognitive distillation: the smallest part of an image that keeps the answer (Huang et al., ICLR 2023)."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from secateur.data import CleanData
 from secateur.errors import MethodError
 from secateur.expose.samples.detector import Scorer, register
+from secateur.models import kept_modes, without_gradients
 from secateur.progress import Progress
 
 VALUES_PER_PASS = 1 << 20
@@ -77,7 +77,8 @@ class Distillation:
         def score_few(images: Tensor) -> Tensor:
             device = next(network.parameters()).device
             images = images.to(device)
-            with _frozen(network), torch.enable_grad():
+            with kept_modes(network), without_gradients(network), torch.enable_grad():
+                network.eval()
                 wanted = network(convention.normalise(images)).detach()
                 raw = torch.ones_like(images[:, :1]).requires_grad_()
                 optimizer = torch.optim.Adam([raw], lr=self.rate, betas=(0.1, 0.1))
@@ -96,20 +97,3 @@ class Distillation:
             return -((raw.detach().tanh() + 1) / 2).mean((1, 2, 3)).cpu()
 
         return score
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Keep the network in evaluation mode and its parameters without gradients while the block runs."""
-    modes = {module: module.training for module in network.modules()}
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    network.eval()
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        for module, mode in modes.items():
-            module.training = mode
