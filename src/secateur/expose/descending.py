@@ -1,5 +1,6 @@
 """The descent of an inversion: many triggers at once, each with a weight of its own for its size."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -14,6 +15,9 @@ from secateur.expose.forms import FORMS
 from secateur.expose.unlearning import predict
 from secateur.models import autocast
 from secateur.progress import Progress
+
+RECENT = 0.1
+"""Weight of the last step in the average of the margins."""
 
 if TYPE_CHECKING:
     from secateur.expose.triggers import Inversion
@@ -33,6 +37,8 @@ class End:
         Whether one did.
     norm
         Size of that one; infinite without.
+    margin
+        By how much the candidate's logit exceeds the others on stamped images, averaged over the last steps.
     dropped
         Whether it was not followed to the end.
     """
@@ -41,6 +47,7 @@ class End:
     opened: Tensor
     succeeded: bool
     norm: float
+    margin: float
     dropped: bool = False
 
 
@@ -96,6 +103,7 @@ class Descent:
         self._raw = self._form.start(noise).to(self._device, learn.images.dtype).requires_grad_()
         self._weights = self._raw.new_full((len(runs),), settings.weight)
         self._smallest = torch.full_like(self._weights, torch.inf)
+        self._margins = torch.zeros_like(self._weights)
         self._best = self._form.opened(self._raw.detach())
         self._optimizer = self._adam()
 
@@ -108,10 +116,10 @@ class Descent:
 
     def ends(self) -> list[End]:
         """Return where every run is."""
-        opened, norms = self._best.detach().cpu(), self._smallest.tolist()
+        found = (self._best.detach().cpu(), self._smallest.tolist(), self._margins.tolist())
         return [
-            End(label, part, norm < float("inf"), norm)
-            for label, part, norm in zip(self._labels, opened, norms, strict=True)
+            End(label, opened, norm < math.inf, norm, margin)
+            for label, opened, norm, margin in zip(self._labels, *found, strict=True)
         ]
 
     def keep(self, labels: Collection[int | None]) -> None:
@@ -122,7 +130,7 @@ class Descent:
         state = self._optimizer.state[self._raw]
         chosen = torch.tensor(kept, dtype=torch.int64, device=self._device)
         self._raw = self._raw.detach()[chosen].requires_grad_()
-        for name in ("_weights", "_smallest", "_best"):
+        for name in ("_weights", "_smallest", "_margins", "_best"):
             setattr(self, name, getattr(self, name)[chosen])
         self._optimizer = self._adam()
         self._optimizer.state[self._raw] = {
@@ -152,6 +160,9 @@ class Descent:
         self._optimizer.zero_grad(set_to_none=True)
         (losses.mean(1) + self._weights * norms).sum().backward()
         with torch.no_grad():
+            wanted = output.masked_fill(~goals, -torch.inf).amax(2)
+            margins = (wanted - output.masked_fill(goals, -torch.inf).amax(2)).mean(1)
+            self._margins = self._margins.lerp(margins, RECENT)
             hits = goals.gather(2, output.argmax(2, keepdim=True))
             succeeded = hits.to(self._weights).mean((1, 2)) > settings.success
             smaller = succeeded & (norms < self._smallest)

@@ -246,11 +246,9 @@ class Inversion:
         descents, dropped = [begin(group) for group in groups], []
         for number in range(1, rounds + 1):
             ends = [end for descent in descents for end in descent.go(length).ends()]
-            sizes: dict[int | None, tuple[bool, float]] = {}
-            for end in ends:
-                sizes[end.label] = min(sizes.get(end.label, (True, math.inf)), (not end.succeeded, end.norm))
+            ease = _ease(ends)
             count = max(self.finalists, math.ceil(candidates / 2**number))
-            kept = set(sorted(sizes, key=sizes.__getitem__)[:count])
+            kept = set(sorted(ease, key=ease.__getitem__)[:count])
             dropped += [replace(end, dropped=True) for end in ends if end.label not in kept]
             for descent in descents:
                 descent.keep(kept)
@@ -268,6 +266,25 @@ class Inversion:
         success = success_of(network, trigger, end.label, held_out, convention)
         converged = success > self.success - SLACK and not end.dropped
         return InvertedTrigger(end.label, trigger, norm, success, converged, self.form)
+
+
+def _ease(ends: Sequence[End]) -> dict[int | None, int]:
+    """Return how easily each candidate is reached, low is easy.
+
+    At first all triggers are large, and only the margins tell candidates apart; later the margins are small,
+    and only the sizes do. So the two places of a run, by size and by margin, are added up, and a candidate's
+    best run counts.
+    """
+    by_norm = sorted(range(len(ends)), key=lambda place: ends[place].norm)
+    by_margin = sorted(range(len(ends)), key=lambda place: -ends[place].margin)
+    places = [0] * len(ends)
+    for order in (by_norm, by_margin):
+        for rank, place in enumerate(order):
+            places[place] += rank
+    found: dict[int | None, int] = {}
+    for end, place in zip(ends, places, strict=True):
+        found[end.label] = min(place, found.get(end.label, place))
+    return found
 
 
 def success_of(
