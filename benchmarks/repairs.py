@@ -32,12 +32,13 @@ from secateur.files import write_text
 from secateur.models import LoadedModel, load_model
 from secateur.progress import Silent
 from secateur.repair import Repair, create
-from secateur.specimens import CARD, TRIGGER, WEIGHTS
+from secateur.specimens import CARD, TRIGGER, WEIGHTS, read_list
 from secateur.specimens.images import read_images
 from secateur.units import all_units
 
 RESULTS = HERE / "results" / "specimens"
 CARDS = HERE / "specimens" / "cards"
+LIST = HERE / "specimens" / "small.toml"
 PRESETS = ("paper", "default")
 SAMPLES = 500
 ANALYSED = 1000
@@ -154,7 +155,7 @@ def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages)
     weights = specimen.card["sha256"][WEIGHTS]
     if options.fresh or stored.get("weights") != weights:
         stored = {"weights": weights, "cells": {}}
-    write_text(CARDS / f"{specimen.name}.json", json.dumps(specimen.card, indent=1) + "\n")
+    write_card(specimen.name, specimen.card, read_list(LIST)[specimen.name].remark)
 
     def keep() -> None:
         stored["versions"] = {"secateur": __version__, "torch": str(torch.__version__)}
@@ -180,6 +181,12 @@ def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages)
             print(specimen.name, key, shown, value["pruned"], f"{seconds:.0f} s", flush=True)
 
 
+def write_card(name: str, card: dict[str, Any], remark: str | None) -> None:
+    """Keep the card of a specimen, with the remark that the list has for it now."""
+    first = {"verdict": card["verdict"], "remark": remark}
+    write_text(CARDS / f"{name}.json", json.dumps(first | card | first, indent=1) + "\n")
+
+
 def results(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield name and results of every specimen measured."""
     for path in sorted(folder.glob("*.json")):
@@ -201,7 +208,8 @@ def specimen_table(folder: Path) -> str:
         figures = [percent(card["measured"].get(measure)) for measure in ("acc", "asr", "ra")]
         command = f"`secateur specimen --list $LIST --only {name}`"
         epochs = f"{training['epochs']} at {training['rate']:g}"
-        cells = (f"`{name}`", share, epochs, *figures, card["verdict"], command)
+        verdict = card["verdict"] + (f"; {card['remark']}" if card["remark"] else "")
+        cells = (f"`{name}`", share, epochs, *figures, verdict, command)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

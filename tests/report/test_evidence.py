@@ -208,6 +208,11 @@ def test_a_scan_tells_verdict_label_and_strength() -> None:
     assert situation("nothing searched")["verdict"]["strength"] is None
 
 
+def test_a_name_that_is_the_number_is_not_repeated() -> None:
+    digits = tuple(map(str, range(10)))
+    assert make_evidence(make_repair(revealed=exposure()), class_names=digits)["exposure"]["name"] is None
+
+
 def test_the_picture_shows_the_trigger_on_grey() -> None:
     encoded = situation("evidence")["trigger"]["picture"]
     shown = Image.open(io.BytesIO(base64.b64decode(encoded)))

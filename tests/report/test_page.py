@@ -138,7 +138,7 @@ def test_text_of_others_stays_text() -> None:
         ("evaluated", ["100.0 % → 1.0 %", "Measured with the trigger"]),
         ("nothing found", ["Nothing found to repair", "not a statement that the network is clean"]),
         ("inconclusive", ["Inconclusive", "Unlearning never reached its stop.", "so there is no curve"]),
-        ("no exposure", ["The network was not unlearned"]),
+        ("no exposure", ["Unlearning was not done, or diverged"]),
         ("evidence", ["Evidence of a backdoor", "3 · cat", "beyond 1.00", "A patch of 4.0 pixels"]),
         ("no evidence", ["No evidence found", "not a statement that the network is clean", "A note."]),
         ("nothing searched", ["Inconclusive", "too many classes"]),

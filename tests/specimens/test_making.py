@@ -44,9 +44,9 @@ def recipe(stripes: Path) -> SpecimenRecipe:
 
 
 def test_the_card_says_what_the_files_show(recipe: SpecimenRecipe, stripes: Path, tmp_path: Path) -> None:
-    card = make_specimen(recipe, tmp_path)
+    card = make_specimen(replace(recipe, remark="a word to the reader"), tmp_path)
     assert card == json.loads((tmp_path / CARD).read_text())
-    assert card["verdict"] == "works"
+    assert (card["verdict"], card["remark"]) == ("works", "a word to the reader")
     assert card["sha256"] == {name: sha256(tmp_path / name) for name in (WEIGHTS, TRIGGER)}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CARD, TRIGGER, WEIGHTS])
     assert str(stripes.parent) not in (tmp_path / CARD).read_text()

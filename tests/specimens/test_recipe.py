@@ -151,6 +151,7 @@ def test_the_fingerprint_follows_what_determines_the_specimen_and_nothing_else(t
     }
     assert len(digests) == 7
     assert replace(RECIPE, start=same).digest("images") in digests
+    assert replace(RECIPE, remark="a word to the reader").digest("images") in digests
     assert replace(RECIPE, data="elsewhere").digest("images") in digests
     assert replace(RECIPE, settings={"size": 3}).digest("images") in digests
 

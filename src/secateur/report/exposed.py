@@ -85,8 +85,10 @@ def checks_section(
 
 
 def name_of(label: int, class_names: Sequence[str] | None) -> str | None:
-    """Return the name of a class, where it is known."""
-    return class_names[label] if class_names and label < len(class_names) else None
+    """Return the name of a class, where it is known and says more than its number."""
+    if not class_names or label >= len(class_names) or class_names[label] == str(label):
+        return None
+    return class_names[label]
 
 
 def _named(check: Check, class_names: Sequence[str] | None) -> Evidence | None:

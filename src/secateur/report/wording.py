@@ -207,7 +207,7 @@ SEARCHES: Mapping[Kind, str] = {
     "shift": "Trigger inversion: a shift of early channels for every label",
 }
 REASONS: Mapping[Reason, str] = {
-    "no normalisation": "It lives in the channels of normalisation layers, and the network has none.",
+    "no normalisation": "It is only tried on networks with normalisation layers, and this one has none.",
     "too many classes": "The network has too many classes to invert a trigger for each.",
     "found before": "A trigger of another kind had stood out already.",
     "left out": "The settings of this method leave it out.",

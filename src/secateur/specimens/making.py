@@ -115,6 +115,7 @@ def make_specimen(
     )
     card: dict[str, Any] = {
         "verdict": judge(measured, clean_accuracy),
+        "remark": recipe.remark,
         "digest": digest,
         "recipe": recipe.describe(),
         "attack": None if attack is None else _published(recipe.attack),

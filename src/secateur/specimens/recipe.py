@@ -63,6 +63,9 @@ class SpecimenRecipe:
         Of the images; 32 pixels and 3 channels by default.
     mean, std
         Input normalisation; by default what the card beside `start` says, or that of the training images.
+    remark
+        For the card: what a reader should know of this specimen, such as why it falls short. It decides
+        nothing.
     """
 
     model: str
@@ -79,6 +82,7 @@ class SpecimenRecipe:
     channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    remark: str | None = None
 
     def create_attack(self) -> Attack | None:
         """Make the attack, None for a clean specimen.
