@@ -82,10 +82,24 @@ def test_networks_without_normalisation_are_searched_for_patches_only() -> None:
 
 
 def test_of_many_labels_those_that_unlearning_answers_most_are_searched() -> None:
-    findings = search(Planted(), proposed=3, answers=[0.0, 1.0, 5.0, 7.0, 3.0])
-    assert [trigger.label for trigger in findings.triggers] == [3, 2, 4]
+    answers = [0.0, 1.0, 5.0, 7.0, 3.0]
+    findings = search(Normed(strength=0.0), most=4, proposed=3, answers=answers)
+    assert [trigger.label for trigger in findings.looks["patch"]] == [1, 2, 3, 4]
+    assert [trigger.label for trigger in findings.looks["shift"]] == [2, 3, 4]
     # Nothing is proposed without answers, and more labels than `most` take too long.
-    assert search(Planted(), proposed=3, most=4).triggers == ()
+    assert set(search(Planted(), most=4).skipped.values()) == {"too many classes"}
+
+
+def test_a_thorough_search_tries_every_kind_and_keeps_what_it_found_first() -> None:
+    quick = Inversion(steps=60, batch_size=16)
+    short, whole = (search(Rotated(), changing=CHANGING, patches=quick, thorough=t) for t in (False, True))
+    assert short.found is not None
+    assert (whole.found.label, whole.found.norm) == (short.found.label, short.found.norm)
+    assert short.skipped == {"shift": "found before"}
+    assert (set(whole.looks), whole.skipped) == ({"patch", "change", "shift"}, {})
+    patches, changed = whole.looks["patch"], whole.looks["change"]
+    assert all(one is other for one, other in zip(patches, changed, strict=False))
+    assert len(changed) == len(patches) + 1
 
 
 def test_a_search_needs_labels() -> None:

@@ -172,3 +172,22 @@ def test_what_did_not_converge_makes_nothing_look_small() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(MethodError):
         Inversion(**wrong)
+
+
+def test_of_many_candidates_the_larger_are_dropped_early_and_the_planted_one_is_not() -> None:
+    found = invert(Planted(), finalists=2)
+    alone = invert(Planted(), labels=[TARGET])
+    assert [trigger.label for trigger in found] == list(range(CLASSES))
+    converged = [trigger.label for trigger in found if trigger.converged]
+    assert TARGET in converged
+    assert len(converged) <= 2
+    # Those who stay are followed as if nobody had been dropped.
+    assert found[TARGET].norm == pytest.approx(alone[0].norm, rel=1e-4)
+    with pytest.raises(MethodError):
+        Inversion(finalists=0)
+
+
+def test_more_starts_halve_by_candidates() -> None:
+    found = invert(Planted(), finalists=2, restarts=2)
+    assert sum(trigger.converged for trigger in found) <= 2
+    assert found[TARGET].converged

@@ -1,6 +1,7 @@
 """What a network reveals when it is made to forget its clean task."""
 
 from secateur.expose.case import Case, flushed_denormals
+from secateur.expose.descending import answers_without, of_others, wanted_classes
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.forms import FormName
 from secateur.expose.latent import LatentInversion, LatentTrigger
@@ -12,14 +13,11 @@ from secateur.expose.triggers import (
     Inversion,
     InvertedTrigger,
     anomalies,
-    answers_without,
     images_of_others,
-    of_others,
     strengths,
     success_of,
     suspect,
     typical_norm,
-    wanted_classes,
 )
 from secateur.expose.unlearning import (
     Exposure,

@@ -71,10 +71,11 @@ class Search:
         How patches are inverted that change answers whatever to.
     shifts
         How shifts are inverted.
-    proposed
-        Of more labels, only so many are searched: those that the unlearned network answers most.
     most
-        Of still more labels, none is, where unlearning proposes none.
+        Of more labels, patches are inverted only for so many: those that the unlearned network answers most.
+        Where it was not unlearned, for none.
+    proposed
+        Of more labels, shifts are inverted only for so many, chosen in the same way.
     thorough
         Whether every kind is tried, also after one was found.
     point
@@ -129,10 +130,12 @@ class Search:
             Told about every step.
         """
         labels = list(range(classes))
-        if answers is not None and classes > self.proposed:
-            labels = sorted(labels, key=lambda label: -answers[label])[: self.proposed]
-        if len(labels) > self.most:
+        if answers is not None:
+            labels.sort(key=lambda label: -answers[label])
+        elif classes > self.most:
             return Findings.none("too many classes")
+        searched = sorted(labels[: self.most])
+        proposed = sorted(labels[: self.proposed])
 
         def invert(
             inversion: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
@@ -146,7 +149,7 @@ class Search:
                 progress=progress,
             )
 
-        looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), labels)}
+        looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), searched)}
         skipped: dict[Kind, Reason] = {}
         triggers = looks["patch"]
         found = suspect(triggers, self.point)
@@ -164,7 +167,7 @@ class Search:
                 triggers = looks["change"]
                 found = suspect(triggers, self.point)
         if goes_on("shift") and shift:
-            looks["shift"] = invert(partial(self.shifts, network, layers), labels)
+            looks["shift"] = invert(partial(self.shifts, network, layers), proposed)
             if not found:
                 found = suspect(looks["shift"], self.point)
                 triggers = looks["shift"] if found else triggers + looks["shift"]

@@ -6,19 +6,20 @@ Wang et al., IEEE S&P 2019).
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
+from secateur.expose.descending import Descent, End, answers_without, of_others, wanted_classes
 from secateur.expose.forms import FORMS, FormName
 from secateur.expose.unlearning import predict
-from secateur.models import Precision, autocast, check_precision, without_gradients
+from secateur.models import Precision, check_precision, without_gradients
 from secateur.progress import Progress, Silent
 
 CONSISTENT = 1.4826
@@ -114,7 +115,8 @@ class Inversion:
     For every candidate and restart, the loss is the cross-entropy of stamped images towards the candidate
     plus a weight times the trigger's size. The weight rises while stamping succeeds and falls otherwise.
     Candidates and restarts go through the network in one batch (several, if the images are large); they do
-    not influence each other.
+    not influence each other. Of many candidates, those with the larger triggers are dropped early (successive
+    halving, Jamieson and Talwalkar, AISTATS 2016): a backdoor's is the smallest.
 
     Attributes
     ----------
@@ -132,6 +134,9 @@ class Inversion:
         Of the trigger's size at first, above 0.
     factor
         By which the weight rises or falls in one step, above 1.
+    finalists
+        Of more candidates, half are dropped again and again in the first half of the steps, until so many are
+        left. The others count as not converged.
     form
         What a trigger may do to an image: ``patch`` or ``additive``, see `secateur.expose.forms`.
     precision
@@ -145,6 +150,7 @@ class Inversion:
     success: float = 0.97
     weight: float = 1e-3
     factor: float = 1.1
+    finalists: int = 12
     form: FormName = "patch"
     precision: Precision = "auto"
 
@@ -152,8 +158,8 @@ class Inversion:
         check_precision(self.precision)
         if self.form not in FORMS:
             raise MethodError(f"no form of triggers is called {self.form!r}; there are: {', '.join(FORMS)}")
-        if min(self.steps, self.batch_size, self.restarts) < 1:
-            raise MethodError("inversion needs at least one step, one image per batch and one start")
+        if min(self.steps, self.batch_size, self.restarts, self.finalists) < 1:
+            raise MethodError("inversion needs a step, an image per batch, a start and a finalist")
         if self.rate <= 0 or self.weight <= 0 or self.factor <= 1 or not 0 < self.success < 1:
             raise MethodError("inversion needs rate > 0, weight > 0, factor > 1 and 0 < success < 1")
 
@@ -206,113 +212,73 @@ class Inversion:
             ),
         )
         groups = [runs[start : start + together] for start in range(0, len(runs), together)]
-        progress.start("inverting", self.steps * len(groups))
         with without_gradients(network):
-            ends = [
-                self._descend(network, learn, convention, classes, group, seed, progress) for group in groups
-            ]
-        opened = torch.cat(ends) if ends else torch.empty(0)
-        found = []
-        for label, starts in zip(labels, torch.split(opened, self.restarts), strict=True):
-            triggers = [self._judge(network, held_out, convention, label, start) for start in starts]
-            found.append(min(triggers, key=lambda trigger: (not trigger.converged, trigger.norm)))
-        return tuple(found)
+            begin = partial(Descent, self, network, learn, convention, classes, seed=seed, progress=progress)
+            ends = self._halve(groups, begin, len(labels), progress)
+        found: dict[int | None, InvertedTrigger] = {}
+        for end in ends:
+            trigger = self._judge(network, held_out, convention, end)
+            best = found.get(end.label)
+            if best is None or (not trigger.converged, trigger.norm) < (not best.converged, best.norm):
+                found[end.label] = trigger
+        return tuple(found[label] for label in labels)
 
-    def _descend(
+    def _halve(
         self,
-        network: nn.Module,
-        learn: LabelledImages,
-        convention: InputConvention,
-        classes: int,
-        runs: Sequence[tuple[int | None, int]],
-        seed: int,
+        groups: Sequence[Sequence[tuple[int | None, int]]],
+        begin: Callable[[Sequence[tuple[int | None, int]]], Descent],
+        candidates: int,
         progress: Progress,
-    ) -> Tensor:
-        """Return each run's smallest trigger that succeeded, ``(runs, planes, H, W)``."""
-        device = next(network.parameters()).device
-        form = FORMS[self.form]
-        shape = (form.planes(convention.channels), *convention.size)
-        sources = [
-            torch.Generator().manual_seed(seed + (-1 if label is None else label) * self.restarts + again)
-            for label, again in runs
-        ]
-        known = {label: answers_without(network, label, learn, convention) for label, _ in runs}
-        others = [of_others(known[label], label) for label, _ in runs]
-        wanted = [wanted_classes(label, known[label], classes) for label, _ in runs]
-        raw = form.start(torch.stack([torch.randn(shape, generator=source) for source in sources]))
-        raw = raw.to(device, learn.images.dtype).requires_grad_()
-        weights = raw.new_full((len(runs),), self.weight)
-        smallest = torch.full_like(weights, torch.inf)
-        best = form.opened(raw.detach())
-        optimizer = torch.optim.Adam([raw], lr=self.rate, betas=(0.5, 0.9))
-        for _ in range(self.steps):
-            chosen = torch.stack(
-                [
-                    other[torch.randint(len(other), (self.batch_size,), generator=source)]
-                    for other, source in zip(others, sources, strict=True)
-                ]
-            )
-            images = learn.images[chosen].to(device)
-            goals = torch.stack([part[index] for part, index in zip(wanted, chosen, strict=True)]).to(device)
-            opened = form.opened(raw)
-            stamped, norms = form.stamped(opened, images)
-            with autocast(self.precision, device):
-                output = network(convention.normalise(stamped.flatten(0, 1))).float().view_as(goals)
-            losses = output.logsumexp(2) - output.masked_fill(~goals, -torch.inf).logsumexp(2)
-            optimizer.zero_grad(set_to_none=True)
-            (losses.mean(1) + weights * norms).sum().backward()
-            with torch.no_grad():
-                hits = goals.gather(2, output.argmax(2, keepdim=True))
-                succeeded = hits.to(weights).mean((1, 2)) > self.success
-                smaller = succeeded & (norms < smallest)
-                smallest = torch.where(smaller, norms, smallest)
-                # A run that never succeeded is represented by where it ended.
-                replaced = (smaller | smallest.isinf()) & opened.flatten(1).isfinite().all(1)
-                best = torch.where(replaced[:, None, None, None], opened, best)
-                weights = torch.where(succeeded, weights * self.factor, weights / self.factor)
-            optimizer.step()
-            progress.advance(succeeded=int(smallest.isfinite().sum()))
-        return best.detach().cpu()
+    ) -> list[End]:
+        """Descend; of many candidates, drop the worse half again and again in the first half of the steps."""
+        rounds = math.ceil(math.log2(candidates / self.finalists)) if candidates > self.finalists else 0
+        if not rounds:
+            progress.start("inverting", self.steps * len(groups))
+            return [end for group in groups for end in begin(group).go(self.steps).ends()]
+        length = max(1, self.steps // (2 * rounds))
+        progress.start("inverting", self.steps * len(groups))
+        descents, dropped = [begin(group) for group in groups], []
+        for number in range(1, rounds + 1):
+            ends = [end for descent in descents for end in descent.go(length).ends()]
+            ease = _ease(ends)
+            count = max(self.finalists, math.ceil(candidates / 2**number))
+            kept = set(sorted(ease, key=ease.__getitem__)[:count])
+            dropped += [replace(end, dropped=True) for end in ends if end.label not in kept]
+            for descent in descents:
+                descent.keep(kept)
+        left = self.steps - rounds * length
+        return dropped + [end for descent in descents for end in descent.go(left).ends()]
 
     def _judge(
         self,
         network: nn.Module,
         held_out: LabelledImages,
         convention: InputConvention,
-        label: int | None,
-        opened: Tensor,
+        end: End,
     ) -> InvertedTrigger:
-        trigger, norm = FORMS[self.form].trigger(opened)
-        success = success_of(network, trigger, label, held_out, convention)
-        converged = success > self.success - SLACK
-        return InvertedTrigger(label, trigger, norm, success, converged, self.form)
+        trigger, norm = FORMS[self.form].trigger(end.opened)
+        success = success_of(network, trigger, end.label, held_out, convention)
+        converged = success > self.success - SLACK and not end.dropped
+        return InvertedTrigger(end.label, trigger, norm, success, converged, self.form)
 
 
-def wanted_classes(label: int | None, answers: Tensor, classes: int) -> Tensor:
-    """Return which answers a trigger wants of each image, boolean ``(N, classes)``.
+def _ease(ends: Sequence[End]) -> dict[int | None, int]:
+    """Return how easily each candidate is reached, low is easy.
 
-    Parameters
-    ----------
-    label
-        The trigger's: it wants nothing of images that have it. None wants any other answer.
-    answers
-        What images have without the trigger, ``(N,)``: their classes, or the network's own answers.
-    classes
-        Number of classes.
+    At first all triggers are large, and only the margins tell candidates apart; later the margins are small,
+    and only the sizes do. So the two places of a run, by size and by margin, are added up, and a candidate's
+    best run counts.
     """
-    own = F.one_hot(answers, classes).bool()
-    if label is None:
-        return ~own
-    return (torch.arange(classes, device=answers.device) == label) & ~own[:, label, None]
-
-
-def answers_without(
-    network: nn.Module, label: int | None, images: LabelledImages, convention: InputConvention
-) -> Tensor:
-    """Return what images have without a trigger: classes, or if it has no label the network's answers."""
-    if label is not None:
-        return images.labels
-    return predict(network, images.images, convention).argmax(1)
+    by_norm = sorted(range(len(ends)), key=lambda place: ends[place].norm)
+    by_margin = sorted(range(len(ends)), key=lambda place: -ends[place].margin)
+    places = [0] * len(ends)
+    for order in (by_norm, by_margin):
+        for rank, place in enumerate(order):
+            places[place] += rank
+    found: dict[int | None, int] = {}
+    for end, place in zip(ends, places, strict=True):
+        found[end.label] = min(place, found.get(end.label, place))
+    return found
 
 
 def success_of(
@@ -384,11 +350,3 @@ def typical_norm(triggers: Sequence[Found], found: Found) -> float:
 def images_of_others(images: LabelledImages, label: int) -> Tensor:
     """Return the images of all classes but one."""
     return images.images[of_others(images.labels, label)]
-
-
-def of_others(answers: Tensor, label: int | None) -> Tensor:
-    """Return the positions of the images that a trigger for a label is for, ``(M,)``: all without a label."""
-    others = torch.arange(len(answers)) if label is None else (answers != label).nonzero().flatten()
-    if not len(others):
-        raise MethodError(f"every clean image is of class {label}: a trigger needs images of other classes")
-    return others
