@@ -15,15 +15,11 @@ def trigger_section(trigger: Found | None, class_names: Sequence[str] | None) ->
     """Return what an inverted trigger is; None if there is none."""
     if trigger is None:
         return None
-    found: Evidence = {
-        "kind": trigger.form if isinstance(trigger, InvertedTrigger) else "shift",
-        "label": trigger.label,
-        "name": None if trigger.label is None else name_of(trigger.label, class_names),
-        "norm": trigger.norm,
-        "success": trigger.success,
+    facts = _facts(trigger, class_names)
+    return facts | {
         "picture": embedded(trigger.trigger) if isinstance(trigger, InvertedTrigger) else None,
+        "statement": wording.trigger_statement(facts),
     }
-    return found | {"statement": wording.trigger_statement(found)}
 
 
 def exposure_section(
@@ -75,7 +71,9 @@ def checks_section(
                 "check": wording.SEARCHES[check.kind],
                 "ran": check.strength is not None,
                 "strength": check.strength,
-                "statement": wording.search_check(check, _named(check, class_names), point),
+                "statement": wording.search_check(
+                    check, None if check.trigger is None else _facts(check.trigger, class_names), point
+                ),
                 "stands_out": check.strength is not None and check.strength > point,
                 "sizes": _sizes(check, class_names),
             }
@@ -91,9 +89,15 @@ def name_of(label: int, class_names: Sequence[str] | None) -> str | None:
     return class_names[label]
 
 
-def _named(check: Check, class_names: Sequence[str] | None) -> Evidence | None:
-    found = trigger_section(check.trigger, class_names)
-    return found and {key: found[key] for key in ("kind", "label", "name", "norm", "success")}
+def _facts(trigger: Found, class_names: Sequence[str] | None) -> Evidence:
+    """Return what can be said of a trigger without drawing it."""
+    return {
+        "kind": trigger.form if isinstance(trigger, InvertedTrigger) else "shift",
+        "label": trigger.label,
+        "name": None if trigger.label is None else name_of(trigger.label, class_names),
+        "norm": trigger.norm,
+        "success": trigger.success,
+    }
 
 
 def _sizes(check: Check, class_names: Sequence[str] | None) -> Evidence | None:
