@@ -33,6 +33,10 @@ class Check:
     triggers: tuple[Found, ...] = ()
     reason: Reason | None = None
 
+    def stands_out(self, point: float) -> bool:
+        """Say whether the trigger is stronger than `point`, which makes it evidence."""
+        return self.strength is not None and self.strength > point
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -72,11 +76,11 @@ def judge(findings: Findings) -> Verdict:
     changes answers, and says less.
     """
     checks = tuple(_check(findings, kind) for kind in get_args(Kind))
-    decided = [check for check in checks if check.strength is not None]
-    strength = max((check.strength or 0.0 for check in decided), default=None)
-    evidence = [check.trigger for check in decided if (check.strength or 0.0) > findings.point]
+    decided = [check.strength for check in checks if check.strength is not None]
+    evidence = [check.trigger for check in checks if check.stands_out(findings.point)]
     conclusion: Conclusion = "evidence" if evidence else "no evidence" if decided else "inconclusive"
-    return Verdict(conclusion, strength, findings.point, evidence[0] if evidence else None, checks)
+    trigger = evidence[0] if evidence else None
+    return Verdict(conclusion, max(decided, default=None), findings.point, trigger, checks)
 
 
 def _check(findings: Findings, kind: Kind) -> Check:

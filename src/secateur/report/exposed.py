@@ -74,7 +74,7 @@ def checks_section(
                 "statement": wording.search_check(
                     check, None if check.trigger is None else _facts(check.trigger, class_names), point
                 ),
-                "stands_out": check.strength is not None and check.strength > point,
+                "stands_out": check.stands_out(point),
                 "sizes": _sizes(check, class_names),
             }
             for check in searches
