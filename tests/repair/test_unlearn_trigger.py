@@ -3,7 +3,7 @@
 import torch
 
 from planted import CLEAN, CONVENTION, TARGET, Planted
-from secateur.expose import Search, success_of
+from secateur.expose import Scan, Search, success_of
 from secateur.repair import UnlearnTrigger
 
 
@@ -33,3 +33,12 @@ def test_without_a_trigger_the_weights_stay() -> None:
     assert (result.outcome, result.tuned) == ("nothing found", None)
     state = result.state(network.state_dict())
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+def test_what_a_scan_exposed_is_taken_instead_of_looking_again() -> None:
+    network = Planted()
+    _, exposed = Scan()(network, CLEAN, generator=torch.Generator().manual_seed(0))
+    result = UnlearnTrigger(passes=1)(network, CLEAN, exposed=exposed)
+    assert result.outcome == "repaired"
+    assert result.findings is exposed.findings
+    assert result.seconds["inverting"] == exposed.seconds["inverting"]

@@ -1,7 +1,7 @@
 """What the stages of a method share: the network at hand, its units, clean data, time and notes."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -74,11 +74,6 @@ class Case:
             )
         generator = generator or torch.Generator().manual_seed(0)
         return cls(work, clean, discovery, example, generator, progress or Silent())
-
-    def take(self, seconds: Mapping[str, float], notes: Sequence[str]) -> None:
-        """Add what an earlier run on the same network took and noted."""
-        self.seconds.update(seconds)
-        self.notes += notes
 
     @contextmanager
     def stage(self, name: str, network: nn.Module | None = None) -> Iterator[None]:

@@ -58,8 +58,13 @@ class Exposing:
     search: Search | None = field(default_factory=Search)
     shift: bool = True
 
-    def __call__(self, case: Case) -> Exposed:
-        """Expose the network of a case; its stages and notes are kept in the case as well."""
+    def __call__(self, case: Case, known: Exposed | None = None) -> Exposed:
+        """Expose the network of a case, unless that is known already; the case keeps stages and notes too."""
+        if known is not None:
+            case.seconds.update(known.seconds)
+            case.notes += known.notes
+            case.network.requires_grad_(False)
+            return known
         told = len(case.notes)
         exposure, unlearned = self._unlearn(case)
         findings = self._look(case, exposure)

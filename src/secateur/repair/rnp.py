@@ -179,12 +179,8 @@ class RNP:
         """
         with flushed_denormals():
             case = Case.of(network, clean, generator, progress)
-            if exposed is None:
-                exposed = Exposing(self.unlearning, self.search, self.shift)(case)
-            else:
-                self._check(exposed.findings)
-                case.take(exposed.seconds, exposed.notes)
-                case.network.requires_grad_(False)
+            exposed = Exposing(self.unlearning, self.search, self.shift)(case, exposed)
+            self._check(exposed.findings)
             exposure, findings = exposed.exposure, exposed.findings
             if findings.found and exposure:
                 choice, scores = self._erase(case, findings, findings.found)

@@ -103,10 +103,7 @@ class UnlearnTrigger:
         """
         with flushed_denormals():
             case = Case.of(network, clean, generator, progress)
-            if exposed is None:
-                exposed = Exposing(self.unlearning, self.search)(case)
-            else:
-                case.take(exposed.seconds, exposed.notes)
+            exposed = Exposing(self.unlearning, self.search)(case, exposed)
             found = exposed.findings.found
             tuned = duplicate(case.network)
             decided = judge(exposed.findings).conclusion != "inconclusive"
