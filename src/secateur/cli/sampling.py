@@ -8,7 +8,7 @@ from secateur.cli.opening import DataChoice, ModelChoice
 from secateur.cli.summary import described
 
 if TYPE_CHECKING:
-    from secateur.data import CleanData, LabelledImages
+    from secateur.data import CleanData
     from secateur.models import LoadedModel
     from secateur.statistics import Proportion
 
@@ -53,7 +53,7 @@ def measure_clean(
     from secateur.models import better_convention, check_convention
     from secateur.statistics import Proportion
 
-    images = _together(clean)
+    images = clean.together()
     share = check_convention(model, images)
     accuracy = Proportion(round(share * len(images)), len(images))
     if tell:
@@ -66,14 +66,3 @@ def measure_clean(
                 f"if it was trained that way, add {better.flags}"
             )
     return accuracy
-
-
-def _together(clean: "CleanData") -> "LabelledImages":
-    import torch
-
-    from secateur.data import LabelledImages
-
-    parts = (clean.learn, clean.choose)
-    return LabelledImages(
-        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from secateur.data.convention import InputConvention
 from secateur.data.images import LabelledImages
 
@@ -24,3 +26,10 @@ class CleanData:
     choose: LabelledImages
     convention: InputConvention
     class_names: tuple[str, ...] | None = None
+
+    def together(self) -> LabelledImages:
+        """Return all trusted images, those of `learn` first."""
+        return LabelledImages(
+            torch.cat([self.learn.images, self.choose.images]),
+            torch.cat([self.learn.labels, self.choose.labels]),
+        )

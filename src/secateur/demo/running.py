@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.data import CleanData, LabelledImages, read_trigger, sample_clean
+from secateur.data import CleanData, read_trigger, sample_clean
 from secateur.demo.embedded import IMAGES, Specimen, open_specimen
 from secateur.evaluation import Evaluation, evaluate
 from secateur.files import sha256, write_text
@@ -100,10 +100,7 @@ def run(
 
 
 def _accuracy(model: LoadedModel, clean: CleanData) -> Proportion:
-    parts = (clean.learn, clean.choose)
-    images = LabelledImages(
-        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    )
+    images = clean.together()
     return Proportion(round(check_convention(model, images) * len(images)), len(images))
 
 
