@@ -15,7 +15,7 @@ from secateur.cli.codes import BAD_INPUT, BROKEN_PIPE, DONE, INCONCLUSIVE, INTER
 from secateur.cli.console import complain
 from secateur.cli.demo import demo
 from secateur.cli.evaluate import evaluate
-from secateur.cli.filter import filter_images
+from secateur.cli.filter import filter_
 from secateur.cli.methods import attacks, detectors, methods
 from secateur.cli.options import FLAG
 from secateur.cli.repair import repair
@@ -63,7 +63,7 @@ def start(
 VERBS: tuple[Callable[..., None], ...] = (
     scan,
     repair,
-    filter_images,
+    filter_,
     apply,
     evaluate,
     units,
@@ -74,9 +74,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     demo,
 )
 for verb in VERBS:
-    # The built-in's name is left alone.
-    name = "filter" if verb is filter_images else verb.__name__
-    app.command(name, help=_unwrapped(verb.__doc__ or ""))(verb)
+    # A verb with the name of a built-in ends in an underscore.
+    app.command(verb.__name__.removesuffix("_"), help=_unwrapped(verb.__doc__ or ""))(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

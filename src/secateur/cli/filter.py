@@ -11,6 +11,7 @@ from secateur.cli.console import say
 from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import (
+    FLAG,
     Architecture,
     Channels,
     Classes,
@@ -33,7 +34,7 @@ from secateur.cli.options import (
     Std,
     Threads,
 )
-from secateur.cli.rows import FORMATS, opened
+from secateur.cli.rows import FORMATS, Rows, opened
 from secateur.cli.sampling import Sampling, measure_clean
 from secateur.cli.summary import described
 from secateur.cli.writing import check_file
@@ -41,13 +42,15 @@ from secateur.errors import InputError
 from secateur.files import atomic_path
 
 if TYPE_CHECKING:
-    from secateur.expose.samples import Threshold
+    from secateur.data import ImageDataset
+    from secateur.expose.samples import Judge, Threshold
+    from secateur.progress import Progress
     from secateur.statistics import Proportion
 
 IMAGES = "Images to be judged"
 
 
-def filter_images(
+def filter_(
     model: Model,
     *,
     arch: Architecture,
@@ -82,7 +85,7 @@ def filter_images(
         bool,
         typer.Option(
             "--labelled",
-            metavar=" ",
+            metavar=FLAG,
             help="The images' labels count, as those of a training set do. Otherwise the network's own "
             "answers stand in for them.",
             rich_help_panel=IMAGES,
@@ -146,11 +149,9 @@ def filter_images(
 
     import torch
 
-    from secateur.expose.samples import decoded
     from secateur.statistics import Proportion
 
     loaded.network.to(runs_on)
-    suspicious = unreadable = 0
     with (
         display(quiet=quiet) as progress,
         judging.prepared(
@@ -163,26 +164,7 @@ def filter_images(
         atomic_path(out) as temporary,
     ):
         with opened(temporary, out.suffix) as rows:
-            progress.start("scoring", -(-len(judged) // judging.batch_size))
-            for chosen in torch.split(torch.arange(len(judged)), judging.batch_size):
-                pixels, read = decoded(judged, chosen)
-                broken = [judged.name_of(int(k)) for k in chosen[~read]]
-                nothing = [None] * len(broken)
-                rows.write(
-                    broken, judged.labels[chosen[~read]].tolist(), nothing, nothing, [True] * len(broken)
-                )
-                unreadable += len(broken)
-                if pixels is not None:
-                    scores = judge(pixels, judged.labels[chosen[read]])
-                    suspicious += int(scores.suspicious.sum())
-                    rows.write(
-                        [judged.name_of(int(k)) for k in chosen[read]],
-                        judged.labels[chosen[read]].tolist(),
-                        scores.answers.tolist(),
-                        scores.values.tolist(),
-                        scores.suspicious.tolist(),
-                    )
-                progress.advance(suspicious=suspicious)
+            suspicious, unreadable = _judge_all(judge, judged, judging.batch_size, rows, progress)
         if unreadable == len(judged):
             raise InputError(f"{images}: none of the {unreadable:,} images can be read")
         threshold = judge.threshold
@@ -192,6 +174,36 @@ def filter_images(
         _tell(share, threshold, unreadable, out)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+
+def _judge_all(
+    judge: "Judge", images: "ImageDataset", batch_size: int, rows: Rows, progress: "Progress"
+) -> tuple[int, int]:
+    """Write a row for every image, batch by batch; return how many are suspicious and how many unreadable."""
+    import torch
+
+    from secateur.expose.samples import decoded
+
+    suspicious = unreadable = 0
+    progress.start("scoring", -(-len(images) // batch_size))
+    for chosen in torch.split(torch.arange(len(images)), batch_size):
+        pixels, read = decoded(images, chosen)
+        broken = [images.name_of(int(k)) for k in chosen[~read]]
+        nothing = [None] * len(broken)
+        rows.write(broken, images.labels[chosen[~read]].tolist(), nothing, nothing, [True] * len(broken))
+        unreadable += len(broken)
+        if pixels is not None:
+            scores = judge(pixels, images.labels[chosen[read]])
+            suspicious += int(scores.suspicious.sum())
+            rows.write(
+                [images.name_of(int(k)) for k in chosen[read]],
+                images.labels[chosen[read]].tolist(),
+                scores.answers.tolist(),
+                scores.values.tolist(),
+                scores.suspicious.tolist(),
+            )
+        progress.advance(suspicious=suspicious)
+    return suspicious, unreadable
 
 
 def _tell(share: "Proportion", threshold: "Threshold", unreadable: int, out: Path) -> None:

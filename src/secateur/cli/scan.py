@@ -12,6 +12,7 @@ from secateur.cli.codes import DONE, EVIDENCE, INCONCLUSIVE
 from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import (
+    FLAG,
     Architecture,
     Channels,
     Classes,
@@ -76,7 +77,7 @@ def scan(
         bool,
         typer.Option(
             "--thorough",
-            metavar=" ",
+            metavar=FLAG,
             help="Search for every kind of trigger, also after one stood out.",
         ),
     ] = False,
