@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, clean_data, images, load
+from checkpoints import HERE, SHARED, cell, clean_data, images, load
 from repairs import SAMPLES, Specimen
 
 from secateur.data import LabelledImages, open_images, read_trigger, sample_clean, stream
@@ -139,18 +139,12 @@ def separated(subject: Subject, seed: int, detector: str) -> dict[str, Any]:
     return {
         "area": {"value": area.value, "low": area.low, "high": area.high},
         "area_where_it_works": separation(scores[:clean], scores[clean:][hit]).value if hit.any() else None,
-        "false_positives": row(suspicious[:clean]),
-        "true_positives": row(suspicious[clean:]),
+        "false_positives": cell(Proportion.of(suspicious[:clean])),
+        "true_positives": cell(Proportion.of(suspicious[clean:])),
         "threshold_rate": judge.threshold.rate,
         "prepared": round(prepared - start, 1),
         "seconds_per_1000": round(1000 * seconds / len(everything), 2),
     }
-
-
-def row(flags: torch.Tensor) -> dict[str, float]:
-    share = Proportion.of(flags)
-    low, high = share.interval()
-    return {"value": share.value, "low": low, "high": high}
 
 
 class Mixed(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
