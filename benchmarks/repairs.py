@@ -16,7 +16,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,9 @@ def analysis(
     }, used
 
 
-def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages) -> None:
+def measure_all(
+    folder: Path, options: argparse.Namespace, test: LabelledImages, remarks: Mapping[str, str | None]
+) -> None:
     """Measure one specimen, keeping every result as it comes."""
     specimen = Specimen(folder)
     path = options.out / f"{specimen.name}.json"
@@ -155,7 +157,7 @@ def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages)
     weights = specimen.card["sha256"][WEIGHTS]
     if options.fresh or stored.get("weights") != weights:
         stored = {"weights": weights, "cells": {}}
-    write_card(specimen.name, specimen.card, read_list(LIST)[specimen.name].remark)
+    write_card(specimen.name, specimen.card, remarks)
 
     def keep() -> None:
         stored["versions"] = {"secateur": __version__, "torch": str(torch.__version__)}
@@ -181,9 +183,9 @@ def measure_all(folder: Path, options: argparse.Namespace, test: LabelledImages)
             print(specimen.name, key, shown, value["pruned"], f"{seconds:.0f} s", flush=True)
 
 
-def write_card(name: str, card: dict[str, Any], remark: str | None) -> None:
-    """Keep the card of a specimen, with the remark that the list has for it now."""
-    first = {"verdict": card["verdict"], "remark": remark}
+def write_card(name: str, card: dict[str, Any], remarks: Mapping[str, str | None]) -> None:
+    """Keep the card of a specimen, with the remark that the list has for it now, if it is in the list."""
+    first = {"verdict": card["verdict"], "remark": remarks.get(name, card.get("remark"))}
     write_text(CARDS / f"{name}.json", json.dumps(first | card | first, indent=1) + "\n")
 
 
@@ -275,6 +277,7 @@ def main() -> None:
         folders = sorted(path.parent for path in options.specimens.glob(f"*/{CARD}"))
         chosen = [folder for folder in folders if options.only is None or folder.name in options.only]
         sizes = [Specimen(folder).card["convention"] for folder in chosen]
+        remarks = {name: recipe.remark for name, recipe in read_list(LIST).items()}
         test: LabelledImages | None = None
         for folder, convention in zip(chosen, sizes, strict=True):
             if test is None or list(test.images.shape[2:]) != convention["size"]:
@@ -286,7 +289,7 @@ def main() -> None:
                 )
                 read = read_images(dataset, Silent())
                 test = LabelledImages(read.images.float() / 255, read.labels)
-            measure_all(folder, options, test)
+            measure_all(folder, options, test, remarks)
     print(specimen_table(CARDS), repair_table(options.out), sep="\n\n")
 
 
