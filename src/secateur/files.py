@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their fingerprints."""
+"""Files that are either whole or absent, their fingerprints, and their names as text."""
 
 import hashlib
 import os
@@ -47,3 +47,9 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def encodable(text: str) -> str:
+    """Return `text` with all that no encoding can write escaped."""
+    # File names that are no text reach Python as lone surrogates.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from secateur.files import encodable
+
 FORMATS = (".csv", ".parquet")
 UNKNOWN = -1
 """The label of an image that came without one; the table leaves it empty."""
@@ -57,6 +59,5 @@ def opened(path: Path, suffix: str) -> Iterator[Rows]:
 
 def harmless(name: str) -> str:
     """Return the name of a file as text that is valid and no formula; a path stays a path."""
-    # File names that are no text reach Python as lone surrogates, which no encoding can write.
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = encodable(name)
     return f"./{text}" if text.startswith(FORMULA) else text

@@ -11,6 +11,7 @@ import torch
 
 from secateur._version import __version__
 from secateur.data import CleanData
+from secateur.files import encodable
 from secateur.models import LoadedModel
 from secateur.report import wording
 from secateur.statistics import LEVEL, PairedLoss, Proportion
@@ -142,5 +143,4 @@ def plain(value: object) -> Any:
         return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    # File names that are no text reach Python as lone surrogates, which no encoding can write.
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    return encodable(str(value))
