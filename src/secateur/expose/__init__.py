@@ -4,6 +4,7 @@ from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.descending import answers_without, of_others, wanted_classes
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.forms import FormName
+from secateur.expose.labels import LabelScores, score_labels
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.scanning import OPERATING_POINT, Scan
 from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
@@ -45,6 +46,7 @@ __all__ = [
     "Inversion",
     "InvertedTrigger",
     "Kind",
+    "LabelScores",
     "LatentInversion",
     "LatentTrigger",
     "Reason",
@@ -64,6 +66,7 @@ __all__ = [
     "judge",
     "of_others",
     "predict",
+    "score_labels",
     "strengths",
     "success_of",
     "suspect",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from secateur.expose.case import Case
+from secateur.expose.labels import LabelScores, score_labels
 from secateur.expose.searching import Findings, Search
 from secateur.expose.unlearning import Exposure, Unlearning
 from secateur.models import duplicate
@@ -30,6 +31,8 @@ class Exposed:
         Wall-clock time of each stage.
     notes
         Sentences for a report.
+    labels
+        What unlearning says of each class; None where there is no exposure, or it diverged.
     """
 
     exposure: Exposure | None
@@ -37,6 +40,7 @@ class Exposed:
     findings: Findings
     seconds: dict[str, float]
     notes: tuple[str, ...]
+    labels: LabelScores | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,10 @@ class Exposing:
         told = len(case.notes)
         exposure, unlearned = self._unlearn(case)
         findings = self._look(case, exposure)
-        return Exposed(exposure, unlearned, findings, dict(case.seconds), tuple(case.notes[told:]))
+        labels = None
+        if exposure and unlearned:
+            labels = score_labels(exposure, case.network, unlearned, case.example)
+        return Exposed(exposure, unlearned, findings, dict(case.seconds), tuple(case.notes[told:]), labels)
 
     def _unlearn(self, case: Case) -> tuple[Exposure, nn.Module] | tuple[None, None]:
         """Unlearn on a copy, if that reveals something of the network."""

@@ -9,6 +9,7 @@ from secateur.models.convention_check import (
     try_conventions,
 )
 from secateur.models.copying import duplicate, to_fastest_layout
+from secateur.models.features import answers_and_features, last_layer
 from secateur.models.loading import LoadedModel, load_model
 from secateur.models.modes import kept_modes, without_gradients
 from secateur.models.output import logits
@@ -23,6 +24,7 @@ __all__ = [
     "Precision",
     "Source",
     "TriedConvention",
+    "answers_and_features",
     "autocast",
     "better_convention",
     "build",
@@ -30,6 +32,7 @@ __all__ = [
     "check_precision",
     "duplicate",
     "kept_modes",
+    "last_layer",
     "load_model",
     "logits",
     "read_checkpoint",

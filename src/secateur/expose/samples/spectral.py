@@ -10,7 +10,7 @@ from secateur.data import CleanData, InputConvention
 from secateur.errors import MethodError
 from secateur.expose.samples.detector import Scorer, register
 from secateur.expose.unlearning import predict
-from secateur.models.features import answers_and_features
+from secateur.models import answers_and_features
 from secateur.progress import Progress
 
 FEW = 5

@@ -1,0 +1,115 @@
+"""Label detection: which class takes the answers that a network loses while it forgets its clean task."""
+
+import statistics
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from secateur.expose.triggers import CONSISTENT, TINY
+from secateur.expose.unlearning import Exposure
+from secateur.models import last_layer
+
+DOMINANT = 0.5
+"""A label that gains more than this part of all lost answers dominates."""
+MOVED = 3.5
+"""A row of the last layer moved apart if its movement is an outlier by more than this (ULRL's bound)."""
+FEWEST_ROWS = 5
+"""Among fewer rows none is an outlier."""
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """What unlearning says of each class.
+
+    Attributes
+    ----------
+    gained
+        ``(K,)``, each at most 1: of the answers that are no longer right, the part that goes to the class
+        beyond what it loses itself. An average over the path of unlearning, in which every answer that is
+        lost on the way counts once, so that it does not depend on the pace or on where the path ends.
+        If errors were spread evenly, each would be 1 / K.
+    moved
+        ``(K,)``, how far the class's row of the last layer moved, in robust standard deviations beyond the
+        median row (ULRL, arXiv 2405.14781); None if there is no such layer, or too few rows.
+    """
+
+    gained: tuple[float, ...]
+    moved: tuple[float, ...] | None
+
+    @property
+    def top(self) -> int:
+        """The class that gains most."""
+        return max(range(len(self.gained)), key=self.gained.__getitem__)
+
+    @property
+    def score(self) -> float:
+        """How much that class gains; comparable between numbers of classes."""
+        return self.gained[self.top]
+
+    @property
+    def label(self) -> int | None:
+        """That class, if it dominates; None says that no label does.
+
+        Backdoors that send each class elsewhere, or that act on images of few classes, have none.
+        """
+        return self.top if self.score > DOMINANT else None
+
+    @property
+    def seconded(self) -> bool | None:
+        """Whether the row of `top` moved apart, and farthest; None if that is not known."""
+        if self.moved is None:
+            return None
+        return self.moved[self.top] == max(self.moved) > MOVED
+
+
+def score_labels(
+    exposure: Exposure, network: nn.Module, unlearned: nn.Module, example: Tensor
+) -> LabelScores | None:
+    """Score each class by what unlearning did.
+
+    Parameters
+    ----------
+    exposure
+        What unlearning recorded.
+    network, unlearned
+        The network before and after.
+    example
+        Network input, ``(N, C, H, W)``, on the device of `network`.
+
+    Returns
+    -------
+    LabelScores or None
+        None if unlearning diverged or no answer was lost.
+    """
+    if not exposure.finite:
+        return None
+    images = sum(exposure.labels)
+    lost_to = [0.0] * len(exposure.labels)
+    lost, before = 0.0, 1.0
+    for accuracy, answers in zip(exposure.accuracies, exposure.path, strict=True):
+        weight = max(0.0, before - accuracy)
+        before = accuracy
+        lost += weight * (1 - accuracy)
+        for label, (given, occurs) in enumerate(zip(answers, exposure.labels, strict=True)):
+            lost_to[label] += weight * (given - occurs) / images
+    if lost <= 0:
+        return None
+    return LabelScores(
+        tuple(gain / lost for gain in lost_to), _moved(network, unlearned, example, len(lost_to))
+    )
+
+
+def _moved(
+    network: nn.Module, unlearned: nn.Module, example: Tensor, classes: int
+) -> tuple[float, ...] | None:
+    """Return by how much each row of the last layer moved apart."""
+    name = last_layer(network, example)
+    if name is None:
+        return None
+    before, after = (found.get_parameter(f"{name}.weight").detach() for found in (network, unlearned))
+    if len(before) != classes or classes < FEWEST_ROWS:
+        return None
+    moves = (after - before).flatten(1).abs().sum(1).tolist()
+    middle = statistics.median(moves)
+    spread = CONSISTENT * statistics.median(abs(move - middle) for move in moves)
+    return tuple((move - middle) / max(spread, TINY) for move in moves)

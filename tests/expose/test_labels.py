@@ -1,0 +1,113 @@
+"""Which class takes the answers that unlearning makes a network lose."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from secateur.expose import Exposure, LabelScores, score_labels
+
+EXAMPLE = torch.zeros(1, 1, 2, 2)
+
+
+def linear(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
+
+
+def scored(
+    accuracies: tuple[float, ...], path: tuple[tuple[int, ...], ...], labels: tuple[int, ...]
+) -> LabelScores:
+    network = linear(len(labels))
+    exposure = Exposure({}, reached=True, accuracies=accuracies, path=path, labels=labels)
+    scores = score_labels(exposure, network, copy.deepcopy(network), EXAMPLE)
+    assert scores is not None
+    return scores
+
+
+def test_every_lost_answer_counts_once_whatever_the_pace():
+    # Of 20 images: 5 answers of class 1 go to class 0; then 5 more, of class 0, to class 1.
+    scores = scored((0.75, 0.5), ((15, 5), (10, 10)), (10, 10))
+    # (0.25 * 5/20 + 0.25 * 0) / (0.25 * 0.25 + 0.25 * 0.5)
+    assert scores.gained == pytest.approx((1 / 3, -1 / 3))
+    # A pass in which nothing is lost changes nothing.
+    slow = scored((0.75, 0.75, 0.5), ((15, 5), (15, 5), (10, 10)), (10, 10))
+    assert slow.gained == pytest.approx(scores.gained)
+
+
+def test_a_label_that_takes_all_lost_answers_scores_one():
+    scores = scored((0.6, 0.2), ((1, 30, 19), (0, 50, 0)), (10, 10, 30))
+    assert (
+        scores.score
+        == scores.gained[1]
+        == pytest.approx(0.4 * 20 / 50 / (0.4 * 0.4 + 0.4 * 0.8) + 0.4 * 40 / 50 / 0.48)
+    )
+    assert scores.label == 1
+
+
+@pytest.mark.parametrize("classes", [2, 10, 43])
+def test_errors_that_are_spread_evenly_show_no_dominant_label(classes):
+    counts = (20,) * classes
+    scores = scored((1 / classes,), (counts,), counts)
+    assert scores.label is None
+    assert scores.score == 0
+
+
+def test_nothing_is_said_if_nothing_was_lost_or_unlearning_diverged():
+    network = linear(2)
+    kept = Exposure({}, reached=False, accuracies=(1.0,), path=((5, 5),), labels=(5, 5))
+    diverged = Exposure({}, reached=False, accuracies=(0.5,), path=((10, 0),), labels=(5, 5), finite=False)
+    assert score_labels(kept, network, network, EXAMPLE) is None
+    assert score_labels(diverged, network, network, EXAMPLE) is None
+
+
+def test_the_row_that_moved_apart_is_a_second_witness():
+    network = linear(6)
+    moved = copy.deepcopy(network)
+    with torch.no_grad():
+        for row, by in enumerate((0.1, 0.11, 0.12, 1.0, 0.09, 0.1)):
+            moved[1].weight[row] += by
+    exposure = Exposure({}, True, (0.2,), ((0, 0, 0, 60, 0, 0),), (10,) * 6)
+    scores = score_labels(exposure, network, moved, EXAMPLE)
+    assert scores is not None
+    assert scores.seconded
+    # Rows moved by 0.4, 0.44, 0.48, 4, 0.36 and 0.4: their median is 0.42, and 0.04 that of the deviations.
+    assert scores.moved[3] == pytest.approx((4 - 0.42) / (1.4826 * 0.04), rel=1e-3)
+    elsewhere = Exposure({}, True, (0.2,), ((60, 0, 0, 0, 0, 0),), (10,) * 6)
+    other = score_labels(elsewhere, network, moved, EXAMPLE)
+    assert other is not None
+    assert other.label == 0
+    assert other.seconded is False
+
+
+def test_too_few_rows_are_no_witness():
+    assert scored((0.5,), ((20, 0),), (10, 10)).seconded is None
+
+
+@given(
+    st.integers(2, 12).flatmap(
+        lambda classes: st.lists(
+            st.lists(st.integers(0, 30), min_size=classes, max_size=classes), min_size=1, max_size=6
+        )
+    )
+)
+def test_what_classes_gain_others_lose(steps):
+    """Any path: gains add up to nothing, and none is above one."""
+    classes, images = len(steps[0]), 30 * len(steps[0])
+    labels = (30,) * classes
+    path, accuracies = [], []
+    for kept in steps:
+        # Each class keeps so many of its answers; class 0 gets all the others.
+        lost = images - sum(kept)
+        path.append((kept[0] + lost, *kept[1:]))
+        accuracies.append(sum(kept) / images)
+    network = linear(classes)
+    exposure = Exposure({}, True, tuple(accuracies), tuple(path), labels)
+    scores = score_labels(exposure, network, network, EXAMPLE)
+    if scores is None:
+        assert min(accuracies) == 1
+        return
+    assert sum(scores.gained) == pytest.approx(0, abs=1e-9)
+    assert max(scores.gained) <= 1 + 1e-9
