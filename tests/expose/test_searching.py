@@ -1,5 +1,6 @@
 """A search goes from patches to shifts, and stops at what it finds."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,9 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from planted import CLASSES, CLEAN, CONVENTION, TARGET, Normed, Planted
-from secateur.data import example_input
+from secateur.data import Trigger, example_input
 from secateur.errors import MethodError
-from secateur.expose import CHANGING, Findings, Inversion, InvertedTrigger, LatentTrigger, Search, success_of
+from secateur.expose import (
+    CHANGING,
+    Findings,
+    Inversion,
+    InvertedTrigger,
+    LabelScores,
+    LatentTrigger,
+    Search,
+    strengths,
+    success_of,
+    suspect,
+)
 from secateur.progress import Silent
 from secateur.units import discover
 
@@ -30,12 +42,12 @@ class Rotated(Normed):
 
 def search(network: nn.Module, *, shift: bool = True, **settings: Any) -> Findings:
     network.eval().requires_grad_(False)
-    answers = settings.pop("answers", None)
+    gained = settings.pop("gained", None)
     return Search(**settings)(
         network,
         discover(network, example_input(CONVENTION)).layers,
         CLEAN,
-        answers=answers,
+        labels=gained and LabelScores(gained, None),
         classes=CLASSES,
         shift=shift,
         generator=torch.Generator().manual_seed(0),
@@ -71,8 +83,21 @@ def test_what_patches_do_not_find_shifts_do() -> None:
 def test_without_a_backdoor_all_kinds_are_tried_and_nothing_is_found() -> None:
     findings = search(Normed(strength=0.0))
     assert findings.found is None
-    assert len(findings.triggers) == CLASSES + 1 + CLASSES
-    assert len(search(Normed(strength=0.0), shift=False).triggers) == CLASSES + 1
+    assert len(findings.triggers) == CLASSES + 1 + CLASSES + CLASSES
+    assert len(search(Normed(strength=0.0), shift=False, outlasting=None).triggers) == CLASSES + 1
+
+
+def test_a_label_that_dominates_unlearning_needs_a_weaker_trigger() -> None:
+    patches = tuple(
+        InvertedTrigger(label, Trigger(torch.ones(1, 2, 2), torch.zeros(1, 2, 2)), norm, 1.0, True)
+        for label, norm in enumerate((10.0, 7.5, 9.0, 10.5, 11.0))
+    )
+    alone = strengths(patches)
+    assert alone[1] == pytest.approx(math.log(0.75) / math.log(0.6), rel=0.2)
+    assert suspect(patches) is None
+    assert strengths(patches, 1) == pytest.approx((alone[0], 2 * alone[1], *alone[2:]))
+    assert suspect(patches, dominant=1) is patches[1]
+    assert suspect(patches, dominant=0) is None
 
 
 def test_networks_without_normalisation_are_searched_for_patches_only() -> None:
@@ -81,12 +106,13 @@ def test_networks_without_normalisation_are_searched_for_patches_only() -> None:
     assert len(findings.triggers) == CLASSES
 
 
-def test_of_many_labels_those_that_unlearning_answers_most_are_searched() -> None:
-    answers = [0.0, 1.0, 5.0, 7.0, 3.0]
-    findings = search(Normed(strength=0.0), most=4, proposed=3, answers=answers)
+def test_of_many_labels_those_that_gain_most_from_unlearning_are_searched() -> None:
+    gained = (-0.3, -0.1, 0.2, 0.4, 0.1)
+    findings = search(Normed(strength=0.0), most=4, proposed=3, gained=gained)
     assert [trigger.label for trigger in findings.looks["patch"]] == [1, 2, 3, 4]
     assert [trigger.label for trigger in findings.looks["shift"]] == [2, 3, 4]
-    # Nothing is proposed without answers, and more labels than `most` take too long.
+    assert [trigger.label for trigger in findings.looks["outlasting"]] == [2, 3, 4]
+    # Nothing is proposed without unlearning, and more labels than `most` take too long.
     assert set(search(Planted(), most=4).skipped.values()) == {"too many classes"}
 
 
@@ -95,8 +121,8 @@ def test_a_thorough_search_tries_every_kind_and_keeps_what_it_found_first() -> N
     short, whole = (search(Rotated(), changing=CHANGING, patches=quick, thorough=t) for t in (False, True))
     assert short.found is not None
     assert (whole.found.label, whole.found.norm) == (short.found.label, short.found.norm)
-    assert short.skipped == {"shift": "found before"}
-    assert (set(whole.looks), whole.skipped) == ({"patch", "change", "shift"}, {})
+    assert short.skipped == {"shift": "found before", "outlasting": "found before"}
+    assert (set(whole.looks), whole.skipped) == ({"patch", "change", "shift", "outlasting"}, {})
     patches, changed = whole.looks["patch"], whole.looks["change"]
     assert all(one is other for one, other in zip(patches, changed, strict=False))
     assert len(changed) == len(patches) + 1

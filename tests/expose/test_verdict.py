@@ -23,13 +23,13 @@ def triggers(norms: list[float], *, converged: bool = True) -> tuple[InvertedTri
 def test_strength_is_the_smaller_of_anomaly_and_smallness() -> None:
     found = strengths(triggers(EVEN))
     anomaly = 2 / CONSISTENT / ANOMALOUS
-    smallness = 2 / -math.log(SMALL)
+    smallness = 2 / -math.log(SMALL["patch"])
     assert found[0] == pytest.approx(min(anomaly, smallness))
     assert found[2] == 0
     assert found[4] < 0
     # Tight norms: a far outlier in deviations, but hardly smaller than the rest.
     tight = strengths(triggers([0.9, 1.0, 1.001, 1.002, 1.003]))
-    assert tight[0] == pytest.approx(math.log(0.9 / 1.001) / math.log(SMALL))
+    assert tight[0] == pytest.approx(math.log(0.9 / 1.001) / math.log(SMALL["patch"]))
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=4, max_size=12))
@@ -44,12 +44,12 @@ def test_a_suspect_is_the_smallest_and_stronger_than_one(norms: list[float]) -> 
 def test_one_small_trigger_is_evidence_with_its_label() -> None:
     patches = triggers([30.0, 31.0, 5.0, 32.0, 29.0])
     findings = Findings(
-        patches[2], patches, {"patch": patches}, {"change": "found before", "shift": "found before"}
+        patches[2], patches, {"patch": patches}, dict.fromkeys(("change", "shift"), "found before")
     )
     verdict = judge(findings)
     assert (verdict.conclusion, verdict.label, verdict.trigger) == ("evidence", 2, patches[2])
     assert verdict.strength == pytest.approx(max(strengths(patches)))
-    assert [check.reason for check in verdict.checks] == [None, "found before", "found before"]
+    assert [check.reason for check in verdict.checks] == [None, "found before", "found before", "left out"]
     # The threshold is the search's.
     patient = judge(Findings(None, patches, {"patch": patches}, point=verdict.strength + 1))
     assert patient.conclusion == "no evidence"
@@ -62,7 +62,7 @@ def test_without_a_small_trigger_there_is_no_evidence_and_no_label() -> None:
         Findings(None, changed, {"patch": patches, "change": changed}, {"shift": "no normalisation"})
     )
     assert (verdict.conclusion, verdict.label, verdict.trigger) == ("no evidence", None, None)
-    patch, change, shift = verdict.checks
+    patch, change, shift, _ = verdict.checks
     assert (patch.triggers, patch.trigger) == (patches, patches[2])
     assert (change.triggers, change.trigger) == (changed, changed[-1])
     assert (shift.strength, shift.reason) == (None, "no normalisation")

@@ -3,14 +3,16 @@
 from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.descending import answers_without, of_others, wanted_classes
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
+from secateur.expose.forgetting import Forgetting, Outlasting
 from secateur.expose.forms import FormName
-from secateur.expose.labels import LabelScores, score_labels
+from secateur.expose.labels import DOMINANT, LabelScores, score_labels
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.scanning import OPERATING_POINT, Scan
 from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
 from secateur.expose.succeeding import Succeeding, Successors
 from secateur.expose.triggers import (
     Found,
+    FoundForm,
     Inversion,
     InvertedTrigger,
     anomalies,
@@ -32,6 +34,7 @@ from secateur.expose.verdict import Check, Conclusion, Verdict, judge
 
 __all__ = [
     "CHANGING",
+    "DOMINANT",
     "GENTLE",
     "OPERATING_POINT",
     "Case",
@@ -41,14 +44,17 @@ __all__ = [
     "Exposing",
     "Exposure",
     "Findings",
+    "Forgetting",
     "FormName",
     "Found",
+    "FoundForm",
     "Inversion",
     "InvertedTrigger",
     "Kind",
     "LabelScores",
     "LatentInversion",
     "LatentTrigger",
+    "Outlasting",
     "Reason",
     "Scan",
     "Search",

@@ -71,10 +71,10 @@ class Exposing:
             return known
         told = len(case.notes)
         exposure, unlearned = self._unlearn(case)
-        findings = self._look(case, exposure)
         labels = None
         if exposure and unlearned:
             labels = score_labels(exposure, case.network, unlearned, case.example)
+        findings = self._look(case, labels)
         return Exposed(exposure, unlearned, findings, dict(case.seconds), tuple(case.notes[told:]), labels)
 
     def _unlearn(self, case: Case) -> tuple[Exposure, nn.Module] | tuple[None, None]:
@@ -99,7 +99,7 @@ class Exposing:
             )
         return exposure, unlearned
 
-    def _look(self, case: Case, exposure: Exposure | None) -> Findings:
+    def _look(self, case: Case, labels: LabelScores | None) -> Findings:
         """Search for triggers."""
         if not self.search:
             return Findings.none("left out")
@@ -109,7 +109,7 @@ class Exposing:
                 case.network,
                 case.discovery.layers,
                 case.clean,
-                answers=exposure.answers if exposure and exposure.finite else None,
+                labels=labels,
                 classes=case.network(case.example).shape[1],
                 shift=self.shift,
                 generator=case.generator,

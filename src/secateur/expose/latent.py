@@ -7,6 +7,7 @@ channels. Looking for it there needs no idea of what it does to pixels.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,11 @@ class LatentTrigger:
     norm: float
     success: float
     converged: bool
+
+    @property
+    def form(self) -> Literal["shift"]:
+        """What kind of trigger it is."""
+        return "shift"
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return a shifted copy of the network, and the images as they are."""

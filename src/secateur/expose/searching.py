@@ -1,4 +1,4 @@
-"""Looking for a backdoor by three kinds of trigger, the cheapest search first."""
+"""Looking for a backdoor by four kinds of trigger, the cheapest search first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from torch import nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
+from secateur.expose.forgetting import Outlasting
+from secateur.expose.labels import LabelScores
 from secateur.expose.latent import LatentInversion
 from secateur.expose.triggers import Found, Inversion, suspect
 from secateur.progress import Progress
@@ -19,7 +21,7 @@ CHANGING = Inversion(success=0.9, weight=1e-2, restarts=2)
 """A mapping of all classes fails on images that it sends to their own answer, so less is asked for."""
 
 
-Kind = Literal["patch", "change", "shift"]
+Kind = Literal["patch", "change", "shift", "outlasting"]
 Reason = Literal["no normalisation", "too many classes", "found before", "left out", "not converged"]
 
 
@@ -35,11 +37,13 @@ class Findings:
         All that it was compared with, itself included; without one, every trigger inverted.
     looks
         What was inverted and compared in each kind of search, in its order: ``patch``, ``change`` (the last
-        of its triggers is the one without a label) and ``shift``.
+        of its triggers is the one without a label), ``shift`` and ``outlasting``.
     skipped
         Why the other kinds were not tried.
     point
         Strength beyond which a trigger stands out.
+    dominant
+        The label that unlearning points to, if it does.
     """
 
     found: Found | None
@@ -47,6 +51,7 @@ class Findings:
     looks: Mapping[Kind, tuple[Found, ...]] = field(default_factory=dict)
     skipped: Mapping[Kind, Reason] = field(default_factory=dict)
     point: float = 1.0
+    dominant: int | None = None
 
     @classmethod
     def none(cls, reason: Reason) -> "Findings":
@@ -60,8 +65,9 @@ class Search:
 
     First a patch is inverted for every label, then a patch that turns every image into any other class than
     the network's own answer (mappings from all classes to all have no label in common), then a shift of early
-    channels for every label (triggers that cover the image have no small patch). The last two are tried on
-    networks with normalisation only: `Erasing` acts on them, and shifts live in its channels.
+    channels for every label (triggers that cover the image have no small patch), and last, for every label, a
+    pattern that outlasts the forgetting of its class. The last three are tried on networks with normalisation
+    only: `Erasing` acts on them, and shifts live in its channels.
 
     Attributes
     ----------
@@ -71,11 +77,13 @@ class Search:
         How patches are inverted that change answers whatever to.
     shifts
         How shifts are inverted.
+    outlasting
+        How classes are forgotten and patterns inverted; None does not.
     most
-        Of more labels, patches are inverted only for so many: those that the unlearned network answers most.
+        Of more labels, patches are inverted only for so many: those that gain most from unlearning.
         Where it was not unlearned, for none.
     proposed
-        Of more labels, shifts are inverted only for so many, chosen in the same way.
+        Of more labels, shifts and outlasting patterns are inverted only for so many, chosen in the same way.
     thorough
         Whether every kind is tried, also after one was found.
     point
@@ -85,6 +93,7 @@ class Search:
     patches: Inversion = field(default_factory=Inversion)
     changing: Inversion = field(default_factory=lambda: CHANGING)
     shifts: LatentInversion = field(default_factory=LatentInversion)
+    outlasting: Outlasting | None = field(default_factory=Outlasting)
     proposed: int = 12
     most: int = 100
     thorough: bool = False
@@ -102,7 +111,7 @@ class Search:
         layers: Sequence[UnitLayer],
         clean: CleanData,
         *,
-        answers: Sequence[float] | None,
+        labels: LabelScores | None,
         classes: int,
         shift: bool,
         generator: torch.Generator,
@@ -118,8 +127,8 @@ class Search:
             Its layers with units.
         clean
             Triggers are fitted to ``clean.learn`` and judged on ``clean.choose``.
-        answers
-            How often the unlearned network gives each label; None where it was not unlearned.
+        labels
+            What unlearning says of each label; None where it says nothing.
         classes
             Number of labels.
         shift
@@ -129,13 +138,14 @@ class Search:
         progress
             Told about every step.
         """
-        labels = list(range(classes))
-        if answers is not None:
-            labels.sort(key=lambda label: -answers[label])
+        candidates = list(range(classes))
+        if labels is not None:
+            candidates.sort(key=lambda label: -labels.gained[label])
         elif classes > self.most:
             return Findings.none("too many classes")
-        searched = sorted(labels[: self.most])
-        proposed = sorted(labels[: self.proposed])
+        searched = sorted(candidates[: self.most])
+        proposed = sorted(candidates[: self.proposed])
+        dominant = None if labels is None else labels.label
 
         def invert(
             inversion: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
@@ -152,7 +162,7 @@ class Search:
         looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), searched)}
         skipped: dict[Kind, Reason] = {}
         triggers = looks["patch"]
-        found = suspect(triggers, self.point)
+        found = suspect(triggers, self.point, dominant)
         normed = any(layer.kind == "norm" for layer in layers)
 
         def goes_on(kind: Kind) -> bool:
@@ -165,12 +175,19 @@ class Search:
             looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
             if not found:
                 triggers = looks["change"]
-                found = suspect(triggers, self.point)
+                found = suspect(triggers, self.point, dominant)
         if goes_on("shift") and shift:
             looks["shift"] = invert(partial(self.shifts, network, layers), proposed)
             if not found:
-                found = suspect(looks["shift"], self.point)
+                found = suspect(looks["shift"], self.point, dominant)
                 triggers = looks["shift"] if found else triggers + looks["shift"]
         elif not shift:
             skipped["shift"] = "left out"
-        return Findings(found, triggers, looks, skipped, self.point)
+        if goes_on("outlasting") and self.outlasting:
+            looks["outlasting"] = invert(partial(self.outlasting, network), proposed)
+            if not found:
+                found = suspect(looks["outlasting"], self.point, dominant)
+                triggers = looks["outlasting"] if found else triggers + looks["outlasting"]
+        elif not self.outlasting:
+            skipped["outlasting"] = "left out"
+        return Findings(found, triggers, looks, skipped, self.point, dominant)

@@ -2,14 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
+from secateur.expose.forgetting import Outlasting
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.searching import CHANGING
 from secateur.expose.triggers import Found, Inversion, typical_norm
@@ -34,6 +36,8 @@ class Succeeding:
         more and longer steps to become small; with fewer, what comes of two starts differs by half.
     changing, latent
         How patches without a label, and shifts, are inverted.
+    outlasting
+        How patterns that outlast forgetting are inverted beside one.
     starts
         Triggers of each kind, from different starts.
     compared
@@ -47,6 +51,7 @@ class Succeeding:
     inversion: Inversion = field(default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16))
     changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
     latent: LatentInversion = field(default_factory=LatentInversion)
+    outlasting: Outlasting = field(default_factory=Outlasting)
     starts: int = 3
     compared: int = 5
     cheap: float = 0.75
@@ -111,11 +116,7 @@ class Successors:
 
     def beside(self, network: nn.Module) -> list[Found]:
         """Return the trigger found, and others of its kind, from other starts, that work."""
-        latent = self._kinds[0]
-        how = self._settings.beside
-        others = [
-            self._invert(network, latent, self._found.label, how) for _ in range(self._settings.starts - 1)
-        ]
+        others = [self._beside(network) for _ in range(self._settings.starts - 1)]
         return [self._found, *filter(_works, others)]
 
     def cheap(self, network: nn.Module) -> list[Found]:
@@ -136,23 +137,29 @@ class Successors:
                 return cheap
         return []
 
+    def _beside(self, network: nn.Module) -> Found:
+        if self._found.form == "outlasting":
+            return self._run(partial(self._settings.outlasting, network), self._found.label)
+        return self._invert(network, self._kinds[0], self._found.label, self._settings.beside)
+
     def _invert(
         self, network: nn.Module, latent: bool, label: int | None, how: Inversion | None = None
     ) -> Found:
-        settings, clean = self._settings, self._clean
-        images = (clean.learn, clean.choose, clean.convention)
+        settings = self._settings
         if latent and label is not None:
-            shifts = settings.latent(
-                network,
-                self._layers,
-                *images,
-                labels=[label],
-                generator=self._generator,
-                progress=self._progress,
-            )
-            return shifts[0]
+            return self._run(partial(settings.latent, network, self._layers), label)
         invert = settings.changing if label is None else how or settings.inversion
-        return invert(network, *images, labels=[label], generator=self._generator, progress=self._progress)[0]
+        return self._run(partial(invert, network), label)
+
+    def _run(self, invert: Callable[..., tuple[Found, ...]], label: int | None) -> Found:
+        return invert(
+            self._clean.learn,
+            self._clean.choose,
+            self._clean.convention,
+            labels=[label],
+            generator=self._generator,
+            progress=self._progress,
+        )[0]
 
 
 def _works(trigger: Found) -> bool:

@@ -6,10 +6,10 @@ Wang et al., IEEE S&P 2019).
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,13 @@ from secateur.progress import Progress, Silent
 
 CONSISTENT = 1.4826
 """Makes the median absolute deviation an estimate of a normal distribution's standard deviation."""
-ANOMALOUS, SMALL = 3.0, 0.6
-"""A suspect's norm is so many deviations below the median, and at most this part of it."""
+ANOMALOUS = 3.0
+"""A suspect's norm is so many deviations below the median."""
+FoundForm = Literal[FormName, "shift", "outlasting"]
+SMALL: Mapping[FoundForm, float] = {"patch": 0.6, "additive": 0.6, "shift": 0.6, "outlasting": 0.85}
+"""And at most this part of it; the multiples of outlasting triggers differ far less than sizes do."""
+WITNESSED = 2.0
+"""What the strength of a trigger is multiplied by if unlearning points to its label as well."""
 FEWEST = 3
 """Of fewer triggers that converged, nothing tells which is small."""
 SLACK = 0.2
@@ -60,7 +65,7 @@ class InvertedTrigger:
     norm: float
     success: float
     converged: bool
-    form: FormName = "patch"
+    form: FoundForm = "patch"
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return the network as it is, and the images stamped."""
@@ -94,6 +99,11 @@ class Found(Protocol):
     @property
     def converged(self) -> bool:
         """Whether that share is as large as was asked for."""
+        ...
+
+    @property
+    def form(self) -> FoundForm:
+        """What kind of trigger it is: norms of different kinds are not comparable."""
         ...
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -316,26 +326,33 @@ def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     )
 
 
-def strengths(triggers: Sequence[Found]) -> tuple[float, ...]:
+def strengths(triggers: Sequence[Found], dominant: int | None = None) -> tuple[float, ...]:
     """Return how far each trigger is on the way to being anomalously small; beyond 1 it is.
 
     The smaller of two shares: of its anomaly in that of a suspect, and of its smallness against the median,
-    on a logarithmic scale, in that of a suspect.
+    on a logarithmic scale, in that of a suspect. A trigger for the `dominant` label, the one that unlearning
+    points to, has a witness and counts more.
     """
     converged = [trigger.norm for trigger in triggers if trigger.converged]
     if not converged:
         return tuple(0.0 for _ in triggers)
     middle = statistics.median(converged)
     return tuple(
-        min(anomaly / ANOMALOUS, math.log(max(trigger.norm, TINY) / max(middle, TINY)) / math.log(SMALL))
+        (WITNESSED if trigger.label == dominant is not None else 1.0)
+        * min(
+            anomaly / ANOMALOUS,
+            math.log(max(trigger.norm, TINY) / max(middle, TINY)) / math.log(SMALL[trigger.form]),
+        )
         for anomaly, trigger in zip(anomalies(triggers), triggers, strict=True)
     )
 
 
-def suspect(triggers: Sequence[AnyFound], point: float = 1.0) -> AnyFound | None:
+def suspect(triggers: Sequence[AnyFound], point: float = 1.0, dominant: int | None = None) -> AnyFound | None:
     """Return the trigger whose strength among those of all labels is beyond `point`, if one's is."""
     strength, found = max(
-        zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0], default=(0.0, None)
+        zip(strengths(triggers, dominant), triggers, strict=True),
+        key=lambda pair: pair[0],
+        default=(0.0, None),
     )
     return found if strength > point else None
 

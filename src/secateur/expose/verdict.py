@@ -89,5 +89,7 @@ def _check(findings: Findings, kind: Kind) -> Check:
         return Check(kind, None, None, reason=findings.skipped.get(kind, "left out"))
     if sum(trigger.converged for trigger in triggers) < FEWEST:
         return Check(kind, None, None, triggers, "not converged")
-    strength, trigger = max(zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0])
+    strength, trigger = max(
+        zip(strengths(triggers, findings.dominant), triggers, strict=True), key=lambda pair: pair[0]
+    )
     return Check(kind, strength, trigger, triggers)

@@ -1,9 +1,17 @@
 """What a repair tells the user of the triggers that it found, as sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from secateur.expose import Found, LatentTrigger, typical_norm
+from secateur.expose import Found, FoundForm, typical_norm
 from secateur.repair.choosing import Choice
+
+UNITS: Mapping[FoundForm, str] = {
+    "patch": "pixels",
+    "additive": "(Euclidean norm)",
+    "shift": "standard deviations of early channels",
+    "outlasting": "times as much once the network forgot the class",
+}
+"""What norms of triggers are measured in."""
 
 
 def found_note(triggers: Sequence[Found], found: Found, done: str) -> str:
@@ -31,13 +39,11 @@ def stopped_notes(choice: Choice) -> list[str]:
 
 
 def sizes_of(triggers: Sequence[Found]) -> str:
-    """Return the norms of triggers, patches and shifts apart."""
-    sizes: dict[str, list[str]] = {}
+    """Return the norms of triggers, those of each form apart."""
+    sizes: dict[FoundForm, list[str]] = {}
     for trigger in triggers:
-        latent = isinstance(trigger, LatentTrigger)
-        unit = "standard deviations of early channels" if latent else "pixels"
-        sizes.setdefault(unit, []).append(f"{trigger.norm:.1f}")
-    return " and ".join(f"{', '.join(norms)} {unit}" for unit, norms in sizes.items())
+        sizes.setdefault(trigger.form, []).append(f"{trigger.norm:.{1 + (trigger.form == 'outlasting')}f}")
+    return " and ".join(f"{', '.join(norms)} {UNITS[form]}" for form, norms in sizes.items())
 
 
 def nothing_small(triggers: Sequence[Found]) -> str:
