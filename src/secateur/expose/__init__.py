@@ -4,7 +4,7 @@ from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.descending import answers_without, of_others, wanted_classes
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.forms import FormName
-from secateur.expose.labels import LabelScores, score_labels
+from secateur.expose.labels import DOMINANT, LabelScores, score_labels
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.scanning import OPERATING_POINT, Scan
 from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
@@ -32,6 +32,7 @@ from secateur.expose.verdict import Check, Conclusion, Verdict, judge
 
 __all__ = [
     "CHANGING",
+    "DOMINANT",
     "GENTLE",
     "OPERATING_POINT",
     "Case",
