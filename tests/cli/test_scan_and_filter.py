@@ -67,6 +67,9 @@ def test_scan_tells_its_verdict_by_its_exit_code_and_writes_the_evidence(specime
         assert Image.open(tmp_path / "out" / "trigger.png").size[0] >= 160
     sarif = json.loads((tmp_path / "out" / "report.sarif").read_text())
     assert sarif["runs"][0]["results"][0]["properties"]["verdict"] == report["outcome"]
+    labels = report["exposure"]["labels"]
+    assert labels["score"] == max(labels["gained"])
+    assert " ".join(f"revealed label {labels['statement']}".split()) in " ".join(out.split())
 
 
 def test_scan_without_out_writes_nothing_and_repeats_itself(specimen, run, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from secateur.expose import Exposure, LabelScores, score_labels
+from secateur.expose import DOMINANT, Exposure, LabelScores, score_labels
 
 EXAMPLE = torch.zeros(1, 1, 2, 2)
 
@@ -45,6 +45,14 @@ def test_a_label_that_takes_all_lost_answers_scores_one():
         == pytest.approx(0.4 * 20 / 50 / (0.4 * 0.4 + 0.4 * 0.8) + 0.4 * 40 / 50 / 0.48)
     )
     assert scores.label == 1
+
+
+@pytest.mark.parametrize(("score", "label"), [(DOMINANT, None), (1.01 * DOMINANT, 2)])
+def test_a_label_dominates_beyond_a_strength_of_one(score, label):
+    scores = LabelScores((0.1 - score, -0.1, score), None)
+    assert scores.label == label
+    assert scores.strength == pytest.approx(score / DOMINANT)
+    assert (scores.strength > 1) == (label is not None)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 43])

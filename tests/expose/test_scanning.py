@@ -38,6 +38,7 @@ def test_a_repair_takes_what_a_scan_exposed_instead_of_looking_again() -> None:
     repair = RNP()(network, CLEAN, generator=generator(), exposed=exposed)
     assert repair.findings is exposed.findings
     assert repair.exposure is exposed.exposure
+    assert repair.labels is exposed.labels is not None
     assert repair.seconds["unlearning"] == exposed.seconds["unlearning"]
     assert all(torch.equal(before[name], value) for name, value in exposed.unlearned.state_dict().items())
     alone = RNP()(network, CLEAN, generator=generator())

@@ -1,9 +1,11 @@
 """A trigger that stands out is unlearned; without one nothing changes."""
 
+from dataclasses import replace
+
 import torch
 
 from planted import CLEAN, CONVENTION, TARGET, Planted
-from secateur.expose import Scan, Search, success_of
+from secateur.expose import LabelScores, Scan, Search, success_of
 from secateur.repair import UnlearnTrigger
 
 
@@ -38,7 +40,10 @@ def test_without_a_trigger_the_weights_stay() -> None:
 def test_what_a_scan_exposed_is_taken_instead_of_looking_again() -> None:
     network = Planted()
     _, exposed = Scan()(network, CLEAN, generator=torch.Generator().manual_seed(0))
+    # Without normalisation there is no unlearning that could score labels.
+    exposed = replace(exposed, labels=LabelScores((0.6, -0.2, -0.2, -0.2), None))
     result = UnlearnTrigger(passes=1)(network, CLEAN, exposed=exposed)
     assert result.outcome == "repaired"
     assert result.findings is exposed.findings
+    assert result.labels is exposed.labels
     assert result.seconds["inverting"] == exposed.seconds["inverting"]

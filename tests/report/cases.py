@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import CleanData, InputConvention, LabelledImages, Trigger
-from secateur.expose import Exposed, Exposure, Findings, InvertedTrigger, LatentTrigger, judge
+from secateur.expose import (
+    Exposed,
+    Exposure,
+    Findings,
+    InvertedTrigger,
+    LabelScores,
+    LatentTrigger,
+    judge,
+)
 from secateur.models import LoadedModel
 from secateur.models.checkpoint import Checkpoint
 from secateur.repair.result import CurvePoint, Repair
@@ -58,6 +66,17 @@ def exposure(classes: int = 10, label: int = 3, share: float = 0.9, *, reached: 
     )
 
 
+def scored(
+    classes: int = 10, label: int = 3, score: float = 0.75, *, seconded: bool | None = True
+) -> LabelScores:
+    """Return scores where `label` gains and others lose alike; its row moved farthest, or the next one."""
+    gained = [-score / (classes - 1)] * classes
+    gained[label] = score
+    farthest = label if seconded else (label + 1) % classes
+    moved = tuple(9.5 if k == farthest else 0.25 for k in range(classes))
+    return LabelScores(tuple(gained), None if seconded is None else moved)
+
+
 def make_repair(
     *,
     outcome: Any = "repaired",
@@ -102,6 +121,7 @@ def make_repair(
         "seconds": {"unlearning": 12.345, "recovering": 8.5, "choosing": 0.25},
         "hyperparameters": {"recover_rate": 0.2, "milestones": (10, 20), "step_length": None},
         "notes": (),
+        "labels": scored(classes, revealed.label) if revealed and classes > 1 else None,
     }
     return Repair(**(fields | changes))
 
@@ -153,8 +173,8 @@ def make_scan(
 ) -> dict[str, Any]:
     """Return the evidence of a scan of a checkpoint that is never read."""
     model = make_model(network(), 10, changes.pop("path", Path("somewhere/model.pth")))
-    notes = changes.pop("notes", ())
-    exposed = Exposed(revealed, None, findings, {"unlearning": 12.3, "inverting": 45.6}, notes)
+    notes, labels = changes.pop("notes", ()), changes.pop("labels", scored() if revealed else None)
+    exposed = Exposed(revealed, None, findings, {"unlearning": 12.3, "inverting": 45.6}, notes, labels)
     arguments: dict[str, Any] = {
         "inputs": {"source": "images/cifar10", "split": "train", "samples": 500, "seed": 0},
         "outputs": {"trigger.safetensors": "b" * 64},
@@ -184,7 +204,9 @@ SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
         },
     ),
     "nothing found": lambda: make_evidence(
-        make_repair(outcome="nothing found", pruned=0, revealed=exposure(share=0.4))
+        make_repair(
+            outcome="nothing found", pruned=0, revealed=exposure(share=0.4), labels=scored(score=0.25)
+        )
     ),
     "inconclusive": lambda: make_evidence(
         make_repair(
@@ -192,6 +214,7 @@ SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
             pruned=0,
             curve=(),
             revealed=exposure(reached=False),
+            labels=scored(seconded=None),
             notes=("Unlearning never reached its stop.",),
         )
     ),
@@ -241,7 +264,14 @@ SCANS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "nothing searched": lambda: make_scan(Findings.none("too many classes"), command=()),
     "nothing converged": lambda: make_scan(
-        Findings(None, (), {"patch": patches(*USUAL, converged=False)}), revealed=exposure(reached=False)
+        Findings(None, (), {"patch": patches(*USUAL, converged=False)}),
+        revealed=exposure(reached=False),
+        labels=scored(score=0.25, seconded=False),
+    ),
+    "nothing lost": lambda: make_scan(
+        Findings(None, patches(*USUAL), {"patch": patches(*USUAL)}),
+        revealed=exposure(reached=False),
+        labels=None,
     ),
 }
 

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -15,16 +16,19 @@ from tests.report.cases import (
     CIFAR,
     SCANS,
     SITUATIONS,
+    SMALL,
     USUAL,
     curve_point,
     exposure,
     make_evidence,
     make_repair,
+    make_scan,
     patches,
+    scored,
     situation,
 )
 
-from secateur.expose import Findings
+from secateur.expose import DOMINANT, Exposure, Findings, LabelScores
 from secateur.report import wording
 from secateur.report.evidence import SCORE_BINS, histogram
 from secateur.report.frame import plain
@@ -155,23 +159,99 @@ def test_text_that_is_no_unicode_is_escaped() -> None:
 
 
 def test_exposure_names_the_label_and_calls_it_no_verdict() -> None:
-    found = make_evidence(make_repair(revealed=exposure(label=3, share=0.9)), class_names=CIFAR)["exposure"]
-    assert (found["label"], found["name"], found["share"]["hits"], found["share"]["n"]) == (
-        3,
-        "cat",
-        270,
-        300,
-    )
-    assert found["runner_up"]["hits"] == 30
+    found = make_evidence(make_repair(revealed=exposure(label=3)), class_names=CIFAR)["exposure"]
+    labels = found["labels"]
+    assert (labels["label"], labels["name"], labels["score"], labels["seconded"]) == (3, "cat", 0.75, True)
+    assert labels["gained"] == [0.75 if label == 3 else -0.75 / 9 for label in range(10)]
+    assert labels["moved"] == [9.5 if label == 3 else 0.25 for label in range(10)]
     assert [number["hits"] for number in found["path"]["accuracies"]] == [270, 150, 51]
+    assert found["statement"].startswith(labels["statement"])
     assert "no verdict" in found["statement"]
-    assert "are apart" in found["statement"]
 
 
-def test_a_weak_exposure_is_called_weak() -> None:
-    found = make_evidence(make_repair(revealed=exposure(share=0.52, reached=False)))["exposure"]
-    assert "overlap" in found["statement"]
-    assert "before the accuracy fell" in found["statement"]
+LOST = "% of the answers lost while forgetting"
+
+
+@pytest.mark.parametrize(
+    ("labels", "statement"),
+    [
+        (scored(), f"Label 3 gains 75.0 {LOST}; the rows of the last layer agree."),
+        (scored(seconded=False), f"Label 3 gains 75.0 {LOST}; the rows of the last layer do not agree."),
+        (
+            scored(seconded=None),
+            f"Label 3 gains 75.0 {LOST}; whether the rows of the last layer agree is not known: too few, or "
+            "not one for each class.",
+        ),
+        (scored(score=0.25), f"No dominant label: no class gains more than 25.0 {LOST}."),
+    ],
+)
+def test_one_sentence_tells_the_label_and_its_second_witness(labels: LabelScores, statement: str) -> None:
+    found = make_evidence(make_repair(revealed=exposure(), labels=labels))["exposure"]["labels"]
+    assert found["statement"].replace(wording.SPACE, " ") == statement
+
+
+def test_without_a_dominant_label_none_is_guessed() -> None:
+    found = make_evidence(make_repair(revealed=exposure(), labels=scored(score=DOMINANT)), class_names=CIFAR)[
+        "exposure"
+    ]
+    assert (found["labels"]["label"], found["labels"]["name"]) == (None, None)
+    assert found["labels"]["score"] == DOMINANT
+    assert "may have none either" in found["statement"]
+    assert "cat" not in found["statement"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (scored(label=3), "is for the same class"),
+        (scored(label=5), "does not point to this class"),
+        (scored(label=3, score=0.25), None),
+    ],
+)
+def test_the_label_is_held_against_the_trigger(labels: LabelScores, words: str | None) -> None:
+    found = patches(*SMALL)
+    evidence = make_scan(Findings(found[3], found, {"patch": found}), revealed=exposure(), labels=labels)
+    statement = evidence["exposure"]["statement"]
+    if words is None:
+        assert "trigger" not in statement
+    else:
+        assert words in statement
+
+
+def test_unlearning_that_ended_early_says_so() -> None:
+    assert "before the accuracy fell" in situation("inconclusive")["exposure"]["statement"]
+    assert "before the accuracy fell" not in situation("repaired")["exposure"]["statement"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (scored(), "Label 3 dominates: its score is 0.75, a strength of 1.50"),
+        (scored(score=0.25), "No label dominates: the highest score is 0.25, a strength of 0.50"),
+    ],
+)
+def test_unlearning_has_a_strength_and_is_no_evidence(labels: LabelScores, words: str) -> None:
+    evidence = make_scan(Findings.none("left out"), revealed=exposure(), labels=labels)
+    check = next(check for check in evidence["checks"] if check["check"] == wording.UNLEARNING)
+    assert check["strength"] == labels.score / DOMINANT
+    assert check["statement"].startswith(words)
+    assert (check["ran"], check["stands_out"]) == (True, False)
+    assert (evidence["outcome"], evidence["verdict"]["strength"]) == ("inconclusive", None)
+
+
+@pytest.mark.parametrize(
+    ("revealed", "words"),
+    [
+        (None, "did not unlearn"),
+        (dataclasses.replace(exposure(), finite=False), "diverged"),
+        (exposure(reached=False), "lost no answer"),
+    ],
+)
+def test_unlearning_that_says_nothing_says_why(revealed: Exposure | None, words: str) -> None:
+    evidence = make_scan(Findings.none("left out"), revealed=revealed, labels=None)
+    check = next(check for check in evidence["checks"] if check["check"] == wording.UNLEARNING)
+    assert (check["ran"], check["strength"]) == (False, None)
+    assert words in check["statement"]
 
 
 def test_checks_follow_from_what_was_done() -> None:
@@ -210,7 +290,8 @@ def test_a_scan_tells_verdict_label_and_strength() -> None:
 
 def test_a_name_that_is_the_number_is_not_repeated() -> None:
     digits = tuple(map(str, range(10)))
-    assert make_evidence(make_repair(revealed=exposure()), class_names=digits)["exposure"]["name"] is None
+    labels = make_evidence(make_repair(revealed=exposure()), class_names=digits)["exposure"]["labels"]
+    assert (labels["label"], labels["name"]) == (3, None)
 
 
 def test_the_picture_shows_the_trigger_on_grey() -> None:

@@ -133,12 +133,19 @@ def test_text_of_others_stays_text() -> None:
     [
         (
             "repaired",
-            ["Repaired", "3 of 16 units", "85.0 % → 84.0 %", "3 · cat", "No evidence is not the same"],
+            [
+                *("Repaired", "3 of 16 units", "85.0 % → 84.0 %", "3 · cat", "No evidence is not the same"),
+                "Label 3 (cat) gains 75.0 % of the answers lost",
+            ],
         ),
         ("evaluated", ["100.0 % → 1.0 %", "Measured with the trigger"]),
-        ("nothing found", ["Nothing found to repair", "not a statement that the network is clean"]),
+        (
+            "nothing found",
+            ["Nothing found to repair", "not a statement that the network is clean", "none dominates"],
+        ),
         ("inconclusive", ["Inconclusive", "Unlearning never reached its stop.", "so there is no curve"]),
-        ("no exposure", ["Unlearning was not done, or diverged"]),
+        ("no exposure", ["Unlearning was not done, or diverged", "not known"]),
+        ("nothing lost", ["The network lost no answer", "not known"]),
         ("evidence", ["Evidence of a backdoor", "3 · cat", "beyond 1.00", "A patch of 4.0 pixels"]),
         ("no evidence", ["No evidence found", "not a statement that the network is clean", "A note."]),
         ("nothing searched", ["Inconclusive", "too many classes"]),

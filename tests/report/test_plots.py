@@ -3,7 +3,7 @@ from itertools import pairwise
 import matplotlib
 import pytest
 from matplotlib.colors import to_hex, to_rgba
-from tests.report.cases import SMALL, exposure, make_evidence, make_repair, situation
+from tests.report.cases import SMALL, exposure, make_evidence, make_repair, scored, situation
 
 from secateur.report import plots
 from secateur.report.svg import BLUE, GREY, ORANGE, inline, printable
@@ -58,19 +58,26 @@ def test_histogram_separates_the_pruned() -> None:
     assert sum(bar.get_height() for bar in pruned) == 5
 
 
-def test_revealed_label_is_highlighted() -> None:
-    found = make_evidence(make_repair(revealed=exposure(label=3)))["exposure"]
-    bars = plots.unlearned_answers(found).axes[0].patches
-    assert [bar.get_width() for bar in bars] == [30, 0, 0, 270, 0, 0, 0, 0, 0, 0]
-    assert [index for index, bar in enumerate(bars) if bar.get_facecolor() == to_rgba(ORANGE)] == [3]
+@pytest.mark.parametrize(("score", "highlighted"), [(0.75, [3]), (0.25, [])])
+def test_a_label_that_dominates_is_highlighted(score: float, highlighted: list[int]) -> None:
+    repair = make_repair(revealed=exposure(label=3), labels=scored(score=score))
+    answers, gains = plots.unlearned_answers(make_evidence(repair)["exposure"]).axes
+    assert [bar.get_width() for bar in answers.patches] == [30, 0, 0, 270, 0, 0, 0, 0, 0, 0]
+    expected = [100 * score if label == 3 else -100 * score / 9 for label in range(10)]
+    assert [bar.get_width() for bar in gains.patches] == pytest.approx(expected)
+    assert [line.get_xdata()[0] for line in gains.get_lines() if line.get_label() == "dominant"] == [50]
+    for panel in (answers, gains):
+        orange = [bar.get_facecolor() == to_rgba(ORANGE) for bar in panel.patches]
+        assert [index for index, is_orange in enumerate(orange) if is_orange] == highlighted
 
 
-def test_of_many_classes_the_most_answered_are_shown_and_none_is_lost() -> None:
+def test_of_many_classes_those_that_gain_most_are_shown_and_nothing_is_lost() -> None:
     found = situation("1000 classes")["exposure"]
     rows = plots.shown_answers(found)
-    assert len(rows) == plots.MOST_ANSWERED + 1
+    assert len(rows) == plots.MOST_GAINING + 1
     assert rows[0]["label"] == 998
     assert sum(row["answers"] for row in rows) == sum(row["images"] for row in rows) == 300
+    assert sum(row["gained"] for row in rows) == pytest.approx(0)
 
 
 def test_path_shows_every_pass() -> None:

@@ -70,6 +70,15 @@ def test_the_verdict_is_the_first_result(name: str, kind: str, level: str) -> No
         assert (check["kind"] == "informational") == told["ran"]
 
 
+def test_the_label_that_unlearning_reveals_is_a_property() -> None:
+    def told(name: str) -> object:
+        return sarif(situation(name))["runs"][0]["results"][0]["properties"]["unlearning"]
+
+    assert told("evidence") == {"label": 3, "score": 0.75, "seconded": True}
+    assert told("nothing converged") == {"label": None, "score": 0.25, "seconded": False}
+    assert told("nothing lost") is told("no evidence") is None
+
+
 def test_names_and_texts_of_others_stay_text() -> None:
     log = sarif(
         make_scan(

@@ -99,14 +99,6 @@ def _rows(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _revealed(exposure: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if exposure is None:
+    if exposure is None or exposure["labels"] is None:
         return []
-    name = "" if exposure["name"] is None else f" ({exposure['name']})"
-    share = exposure["share"]
-    return [
-        (
-            "revealed label",
-            f"{exposure['label']}{name}, for {100 * share['value']:.1f} % of {share['n']:,} images "
-            "once the clean task was unlearned",
-        )
-    ]
+    return [("revealed label", exposure["labels"]["statement"])]

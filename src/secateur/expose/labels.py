@@ -27,7 +27,7 @@ class LabelScores:
         ``(K,)``, each at most 1: of the answers that are no longer right, the part that goes to the class
         beyond what it loses itself. An average over the path of unlearning, in which every answer that is
         lost on the way counts once, so that it does not depend on the pace or on where the path ends.
-        If errors were spread evenly, each would be 1 / K.
+        All together add up to 0, and each is 0 if errors are spread as the images are.
     moved
         ``(K,)``, how far the class's row of the last layer moved, in robust standard deviations beyond the
         median row (ULRL, arXiv 2405.14781); None if there is no such layer, or too few rows.
@@ -45,6 +45,11 @@ class LabelScores:
     def score(self) -> float:
         """How much that class gains; comparable between numbers of classes."""
         return self.gained[self.top]
+
+    @property
+    def strength(self) -> float:
+        """That score as a multiple of the one beyond which a label dominates."""
+        return self.score / DOMINANT
 
     @property
     def label(self) -> int | None:

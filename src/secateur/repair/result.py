@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposure, Findings, Found
+from secateur.expose import Exposure, Findings, Found, LabelScores
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import Discovery, Recipe
 
@@ -71,6 +71,8 @@ class Repair:
     tuned
         Accuracy after the weights were fitted to clean images, where the method does that: then pruning the
         units of `recipe` alone does not give `network`.
+    labels
+        What unlearning says of each class; None where there is no exposure, or it says nothing.
     """
 
     method: str
@@ -88,6 +90,7 @@ class Repair:
     notes: tuple[str, ...] = ()
     findings: Findings | None = None
     tuned: CurvePoint | None = None
+    labels: LabelScores | None = None
 
     @property
     def trigger(self) -> Found | None:

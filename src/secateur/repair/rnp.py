@@ -190,7 +190,7 @@ class RNP:
                 choice, scores = self._recover(case, exposure, exposed.unlearned, findings)
             else:
                 choice, scores = self._leave(case, findings)
-        return self._result(network, case, choice, scores, exposure, findings)
+        return self._result(network, case, choice, scores, exposed)
 
     def _check(self, findings: Findings) -> None:
         """Make sure that findings are of a kind that is searched for."""
@@ -311,9 +311,9 @@ class RNP:
         case: Case,
         choice: Choice,
         scores: Tensor,
-        exposure: Exposure | None,
-        findings: Findings,
+        exposed: Exposed,
     ) -> Repair:
+        exposure, findings = exposed.exposure, exposed.findings
         layers = case.discovery.layers
         units = list(all_units(layers))
         scored = [ScoredUnit(units[k], float(scores[k])) for k in choice.pruned]
@@ -342,4 +342,5 @@ class RNP:
             hyperparameters=asdict(self),
             notes=tuple(case.notes),
             findings=findings,
+            labels=exposed.labels,
         )

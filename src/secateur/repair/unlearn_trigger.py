@@ -145,6 +145,7 @@ class UnlearnTrigger:
             notes=tuple(case.notes),
             findings=exposed.findings,
             tuned=after if found else None,
+            labels=exposed.labels,
         )
 
     def _fit(self, tuned: nn.Module, found: Found, case: Case) -> None:

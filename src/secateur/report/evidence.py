@@ -121,9 +121,9 @@ def collect(
         },
         "units": _units(repair),
         "trigger": trigger_section(repair.trigger, clean.class_names),
-        "exposure": exposure_section(repair.exposure, repair.trigger, clean.class_names),
+        "exposure": exposure_section(repair.exposure, repair.labels, repair.trigger, clean.class_names),
         "checks": [
-            *checks_section(repair.exposure, verdict, clean.class_names),
+            *checks_section(repair.exposure, repair.labels, verdict, clean.class_names),
             *wording.needs_trigger(evaluated=evaluation is not None),
             wording.NEVER_RUN,
         ],

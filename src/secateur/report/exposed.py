@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from secateur.expose import Check, Exposure, Found, InvertedTrigger, Verdict
+from secateur.expose import Check, Exposure, Found, InvertedTrigger, LabelScores, Verdict
 from secateur.report import wording
 from secateur.report.frame import Evidence, proportion
 from secateur.report.pictures import embedded
@@ -23,19 +23,18 @@ def trigger_section(trigger: Found | None, class_names: Sequence[str] | None) ->
 
 
 def exposure_section(
-    exposure: Exposure | None, trigger: Found | None, class_names: Sequence[str] | None
+    exposure: Exposure | None,
+    labels: LabelScores | None,
+    trigger: Found | None,
+    class_names: Sequence[str] | None,
 ) -> Evidence | None:
     """Return what unlearning revealed; None if it was not done or diverged."""
     if exposure is None or not exposure.finite:
         return None
     images = sum(exposure.answers)
-    others = [count for label, count in enumerate(exposure.answers) if label != exposure.label]
     found: Evidence = {
         "reached": exposure.reached,
-        "label": exposure.label,
-        "name": name_of(exposure.label, class_names),
-        "share": {**proportion(Proportion(exposure.answers[exposure.label], images)), "how": ON_LEARN},
-        "runner_up": {**proportion(Proportion(max(others), images)), "how": ON_LEARN} if others else None,
+        "labels": _scores(labels, class_names),
         "answers": [
             {"label": label, "name": name_of(label, class_names), "answers": answers, "images": occurs}
             for label, (answers, occurs) in enumerate(zip(exposure.answers, exposure.labels, strict=True))
@@ -47,22 +46,30 @@ def exposure_section(
             ],
         },
     }
-    confirmed = None if trigger is None else trigger.label == exposure.label
+    dominant = None if labels is None else labels.label
+    confirmed = None if trigger is None or dominant is None else trigger.label == dominant
     return found | {"statement": wording.exposure_statement(found, confirmed=confirmed)}
 
 
 def checks_section(
-    exposure: Exposure | None, verdict: Verdict | None, class_names: Sequence[str] | None
+    exposure: Exposure | None,
+    labels: LabelScores | None,
+    verdict: Verdict | None,
+    class_names: Sequence[str] | None,
 ) -> list[Evidence]:
     """Return every check for a backdoor: what it found, or why it was not run."""
-    finite = exposure is not None and exposure.finite
+    scores = _scores(labels, class_names)
     searches, point = ((), 1.0) if verdict is None else (verdict.checks, verdict.point)
     return [
         {
             "check": wording.UNLEARNING,
-            "ran": finite,
-            "strength": None,
-            "statement": wording.unlearning_check(unlearned=exposure is not None, diverged=not finite),
+            "ran": scores is not None,
+            "strength": scores and scores["strength"],
+            "statement": wording.unlearning_check(
+                scores,
+                unlearned=exposure is not None,
+                diverged=exposure is not None and not exposure.finite,
+            ),
             "stands_out": False,
             "sizes": None,
         },
@@ -87,6 +94,22 @@ def name_of(label: int, class_names: Sequence[str] | None) -> str | None:
     if not class_names or label >= len(class_names) or class_names[label] == str(label):
         return None
     return class_names[label]
+
+
+def _scores(labels: LabelScores | None, class_names: Sequence[str] | None) -> Evidence | None:
+    """Return what unlearning says of each class; None if it says nothing."""
+    if labels is None:
+        return None
+    found: Evidence = {
+        "label": labels.label,
+        "name": None if labels.label is None else name_of(labels.label, class_names),
+        "score": labels.score,
+        "strength": labels.strength,
+        "seconded": labels.seconded,
+        "gained": labels.gained,
+        "moved": labels.moved,
+    }
+    return found | {"statement": wording.label_statement(found)}
 
 
 def _facts(trigger: Found, class_names: Sequence[str] | None) -> Evidence:

@@ -105,7 +105,9 @@ def _figures(evidence: Evidence) -> dict[str, Markup]:
             f"Scores and share of pruned units in each of {len(units['layers'])} layers; {counts}.",
         )
     if evidence["exposure"]:
-        figures["answers"] = plots.unlearned_answers(evidence["exposure"]), evidence["exposure"]["statement"]
+        if evidence["exposure"]["labels"]:
+            statement = evidence["exposure"]["statement"]
+            figures["answers"] = plots.unlearned_answers(evidence["exposure"]), statement
         figures["path"] = plots.unlearning_path(evidence["exposure"]), _path_text(evidence["exposure"])
     for index, check in enumerate(evidence["checks"]):
         if check["sizes"]:

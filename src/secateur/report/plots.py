@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from secateur.expose import DOMINANT
 from secateur.report.svg import BLUE, GREY, INK, ORANGE, QUIET, printable, style
+from secateur.report.wording import points
 
 WIDTH = 7.2
 HEIGHT = 3.1
 LAYER_NAME = 40
 CLASS_NAME = 22
 ALL_CLASSES = 20
-MOST_ANSWERED = 12
+MOST_GAINING = 12
 
 
 def accuracy_curve(curve: Mapping[str, Any]) -> Figure:
@@ -112,13 +114,14 @@ def score_histogram(units: Mapping[str, Any]) -> Figure:
 
 
 def unlearned_answers(exposure: Mapping[str, Any]) -> Figure:
-    """Draw how often the unlearned network answers each class; of many classes, only the most answered."""
+    """Draw what the unlearned network answers and what each class gained; of many, those with most."""
     with style():
         rows = shown_answers(exposure)
         figure = Figure(figsize=(WIDTH, 0.9 + 0.22 * max(3, len(rows))), layout="constrained")
-        axes = figure.subplots()
+        axes, gains = figure.subplots(1, 2, sharey=True, width_ratios=(1.6, 1))
         places = range(len(rows))
-        colours = [ORANGE if row["label"] == exposure["label"] else BLUE for row in rows]
+        dominant = [row["label"] is not None and row["label"] == exposure["labels"]["label"] for row in rows]
+        colours = [ORANGE if dominates else BLUE for dominates in dominant]
         axes.barh(places, [row["answers"] for row in rows], height=0.7, color=colours, label="answers")
         axes.plot(
             [row["images"] for row in rows],
@@ -130,22 +133,34 @@ def unlearned_answers(exposure: Mapping[str, Any]) -> Figure:
             color=INK,
             label="images of that class",
         )
-        for place, row in zip(places, rows, strict=True):
-            axes.annotate(
-                f"{row['answers']:,}",
-                (max(row["answers"], row["images"]), place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                fontweight="bold" if row["label"] == exposure["label"] else "normal",
-            )
+        gains.barh(places, [100 * row["gained"] for row in rows], height=0.7, color=colours, label="gained")
+        gains.axvline(100 * DOMINANT, color=INK, linewidth=1, linestyle=(0, (5, 3)), label="dominant")
+        for place, row, dominates in zip(places, rows, dominant, strict=True):
+            for panel, text, end in (
+                (axes, f"{row['answers']:,}", max(row["answers"], row["images"])),
+                (gains, points(row["gained"]), 100 * max(0, row["gained"])),
+            ):
+                panel.annotate(
+                    text,
+                    (end, place),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8.5,
+                    fontweight="bold" if dominates else "normal",
+                )
         axes.set_yticks(places, [row["text"] for row in rows])
         axes.set_ylim(max(3, len(rows)) - 0.5, -0.5)
         axes.margins(x=0.1)
         axes.set_xlim(left=0)
         axes.set_xlabel("clean images (bar: answered this class; tick: belong to it)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        gains.axvline(0, color=QUIET, linewidth=0.8)
+        # Room for the text beside the longest bar.
+        gains.set_xlim(right=max(60, 135 * max(row["gained"] for row in rows)))
+        gains.set_xlabel("gained, % of the lost answers")
+        gains.tick_params(axis="y", length=0)
+        gains.spines["left"].set_visible(False)
         return figure
 
 
@@ -206,19 +221,22 @@ def unlearning_path(exposure: Mapping[str, Any]) -> Figure:
 
 
 def shown_answers(exposure: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of `unlearned_answers`: every class, or the most answered and the sum of the rest."""
-    answers: Sequence[Mapping[str, Any]] = exposure["answers"]
-    if len(answers) <= ALL_CLASSES:
-        return [{**row, "text": _class_text(row)} for row in answers]
-    ranked = sorted(answers, key=lambda row: (-row["answers"], row["label"]))
-    rest = ranked[MOST_ANSWERED:]
-    return [{**row, "text": _class_text(row)} for row in ranked[:MOST_ANSWERED]] + [
+    """Return the rows of `unlearned_answers`: every class, or those that gain most and the others' sum."""
+    rows = [
+        {**row, "text": _class_text(row), "gained": gained}
+        for row, gained in zip(exposure["answers"], exposure["labels"]["gained"], strict=True)
+    ]
+    if len(rows) <= ALL_CLASSES:
+        return rows
+    ranked = sorted(rows, key=lambda row: (-row["gained"], row["label"]))
+    rest = ranked[MOST_GAINING:]
+    return [
+        *ranked[:MOST_GAINING],
         {
             "label": None,
             "text": f"{len(rest):,} other classes",
-            "answers": sum(row["answers"] for row in rest),
-            "images": sum(row["images"] for row in rest),
-        }
+            **{key: sum(row[key] for row in rest) for key in ("answers", "images", "gained")},
+        },
     ]
 
 

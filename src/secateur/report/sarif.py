@@ -28,6 +28,7 @@ def sarif(evidence: Evidence) -> dict[str, Any]:
     place = {"uri": quote(checkpoint["file"], safe="")}
     locations = [{"physicalLocation": {"artifactLocation": {**place, "index": 0}}}]
     kind = KINDS[evidence["outcome"]]
+    labels = evidence["exposure"] and evidence["exposure"]["labels"]
     verdict = {
         "ruleId": RULE,
         "ruleIndex": 0,
@@ -40,6 +41,7 @@ def sarif(evidence: Evidence) -> dict[str, Any]:
             "verdict": evidence["outcome"],
             "label": evidence["trigger"] and evidence["trigger"]["label"],
             **evidence["verdict"],
+            "unlearning": labels and {key: labels[key] for key in ("label", "score", "seconded")},
         },
     }
     checks = [

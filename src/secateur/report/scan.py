@@ -53,8 +53,11 @@ def collect_scan(
         "statement": wording.verdict_statement(verdict, trigger),
         "verdict": {"strength": verdict.strength, "point": verdict.point},
         "trigger": trigger,
-        "exposure": exposure_section(exposed.exposure, verdict.trigger, clean.class_names),
-        "checks": [*checks_section(exposed.exposure, verdict, clean.class_names), wording.NEVER_RUN],
+        "exposure": exposure_section(exposed.exposure, exposed.labels, verdict.trigger, clean.class_names),
+        "checks": [
+            *checks_section(exposed.exposure, exposed.labels, verdict, clean.class_names),
+            wording.NEVER_RUN,
+        ],
         "limits": wording.SCAN_LIMITS,
     }
     return {key: plain(value) for key, value in evidence.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.expose import Check, Kind, Reason, Verdict
+from secateur.expose import DOMINANT, Check, Kind, Reason, Verdict
 
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -164,43 +164,56 @@ def trigger_statement(trigger: Mapping[str, Any]) -> str:
     return f"{what} {does} {percent(trigger['success'])} of other images, held out from its making."
 
 
-def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -> str:
-    """Return how strong the revealed label is, in plain words.
+def label_statement(labels: Mapping[str, Any]) -> str:
+    """Return which label unlearning reveals, how clearly, and whether the last layer says the same."""
+    gains = f"{percent(labels['score'])} of the answers lost while forgetting"
+    if labels["label"] is None:
+        return f"No dominant label: no class gains more than {gains}."
+    rows = {
+        True: "the rows of the last layer agree",
+        False: "the rows of the last layer do not agree",
+        None: "whether the rows of the last layer agree is not known: too few, or not one for each class",
+    }[labels["seconded"]]
+    return f"Label {_class(labels)} gains {gains}; {rows}."
 
-    `confirmed` says whether the trigger that was inverted is for the same label; None if there is none.
+
+def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -> str:
+    """Return what the revealed label means, in plain words.
+
+    `confirmed` says whether the trigger that was inverted is for the dominant label; None if one of them is
+    missing.
     """
-    share, runner_up = exposure["share"], exposure["runner_up"]
+    labels = exposure["labels"]
+    if labels is None:
+        return f"{NOTHING_LOST} Nothing can be said of any label."
     sentences = [
-        f"After unlearning, the network answers class {_class(exposure)} for {percent(share['value'])} of "
-        f"{share['n']:,} clean images ({interval(share)}).",
+        labels["statement"],
+        "Counted is what a class gains beyond the answers that it loses itself, over the whole of "
+        f"unlearning: nothing if errors are spread evenly. A label dominates beyond {percent(DOMINANT)}.",
     ]
-    if runner_up is not None:
-        clear = share["low"] > runner_up["high"]
-        sentences.append(
-            f"The next class takes {percent(runner_up['value'])}; "
-            + (
-                "the two intervals are apart."
-                if clear
-                else "the two intervals overlap, so the label is not reliable."
-            )
-        )
     if not exposure["reached"]:
         sentences.append(
-            "Unlearning ended before the accuracy fell to the level asked for, which makes the label weaker."
+            "Unlearning ended before the accuracy fell to the level asked for: fewer answers were lost."
         )
-    sentences.append(
-        "The label alone is no verdict: a clean network that is made to forget its task also collapses to "
-        "some class. "
-        + {
-            None: "It says which class to suspect if there is a backdoor.",
-            True: "The trigger that was inverted is for the same class.",
-            False: "The trigger that was inverted does not point to this class, and says more.",
-        }[confirmed]
-    )
+    if labels["label"] is None:
+        sentences.append(
+            "Networks without a backdoor mostly have no dominant label; backdoors that send each class "
+            "elsewhere, or that act only on images of some classes, may have none either."
+        )
+    else:
+        sentences.append(
+            "The label alone is no verdict: a clean network may have a dominant label too. "
+            + {
+                None: "It says which class to suspect if there is a backdoor.",
+                True: "The trigger that was inverted is for the same class.",
+                False: "The trigger that was inverted does not point to this class, and says more.",
+            }[confirmed]
+        )
     return " ".join(sentences)
 
 
-UNLEARNING = "Unlearning: the label that the network falls back to"
+UNLEARNING = "Unlearning: the label that gains the answers that are lost"
+NOTHING_LOST = "The network lost no answer while it was made to forget its task."
 SEARCHES: Mapping[Kind, str] = {
     "patch": "Trigger inversion: a patch for every label",
     "change": "Trigger inversion: a patch that changes any answer",
@@ -223,14 +236,22 @@ NEVER_RUN: Mapping[str, Any] = {
 }
 
 
-def unlearning_check(*, unlearned: bool, diverged: bool) -> str:
-    """Return what became of unlearning."""
+def unlearning_check(labels: Mapping[str, Any] | None, *, unlearned: bool, diverged: bool) -> str:
+    """Return what unlearning came to."""
     if not unlearned:
         return "This work did not unlearn the network, or its kind reveals nothing reliable that way."
     if diverged:
         return "Unlearning diverged, so what the network answers means nothing."
+    if labels is None:
+        return NOTHING_LOST
+    told = (
+        "No label dominates: the highest score is"
+        if labels["label"] is None
+        else f"Label {_class(labels)} dominates: its score is"
+    )
     return (
-        "The label is told above. It is a hint and no evidence: clean networks fall back to some label too."
+        f"{told} {labels['score']:.2f}, a strength of {labels['strength']:.2f}, and a label dominates beyond "
+        "1. This is a hint; only triggers are evidence."
     )
 
 
