@@ -38,10 +38,10 @@ RESULTS = HERE.parent / "results" / "calibration.json"
 FIGURE = HERE.parents[1] / "docs" / "images" / "calibration.png"
 SHARED = HERE.parents[2] / "shared"
 MODELS = (
-    "secateur:resnet20",
-    "secateur:wrn16_1",
     f"{HERE}/networks.py:chain",
     f"{HERE}/networks.py:plain_chain",
+    f"{HERE}/networks.py:resnet8",
+    f"{HERE}/networks.py:separable",
 )
 SEEDS = (0, 1)
 SAMPLES = 500
@@ -108,9 +108,9 @@ class Images:
 
 
 SETS = {
-    "mnist": Images("mnist", 10, 10_000, 2_000, 1, 28, 5),
-    "cifar10": Images("cifar10", 10, 10_000, 2_000, 3, 32, 15),
-    "signs": Images("gtsrb32", 12, 5_000, 2_000, 3, 32, 10),
+    "mnist": Images("mnist", 10, 8_000, 2_000, 1, 28, 5),
+    "cifar10": Images("cifar10", 10, 10_000, 2_000, 3, 32, 12),
+    "signs": Images("gtsrb32", 12, 5_000, 2_000, 3, 32, 8),
 }
 # In turn, so that every set of images and every network meets several.
 ATTACKS = ("badnets", "blend", "sig", "bpp", "a-blend", "adap-patch", "dynamic")

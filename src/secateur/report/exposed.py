@@ -115,7 +115,7 @@ def _scores(labels: LabelScores | None, class_names: Sequence[str] | None) -> Ev
 def _facts(trigger: Found, class_names: Sequence[str] | None) -> Evidence:
     """Return what can be said of a trigger without drawing it."""
     return {
-        "kind": trigger.form if isinstance(trigger, InvertedTrigger) else "shift",
+        "kind": trigger.form,
         "label": trigger.label,
         "name": None if trigger.label is None else name_of(trigger.label, class_names),
         "norm": trigger.norm,
@@ -128,7 +128,7 @@ def _sizes(check: Check, class_names: Sequence[str] | None) -> Evidence | None:
     if not check.triggers:
         return None
     return {
-        "unit": wording.size_unit(check.kind),
+        "unit": wording.SIZES[check.kind],
         "triggers": [
             {
                 "label": trigger.label,

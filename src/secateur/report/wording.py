@@ -159,6 +159,8 @@ def trigger_statement(trigger: Mapping[str, Any]) -> str:
         "patch": f"A patch of {trigger['norm']:.1f} pixels",
         "additive": f"A pattern of Euclidean norm {trigger['norm']:.1f} that is added to all pixels",
         "shift": f"A shift of early channels by {trigger['norm']:.1f} of their standard deviations",
+        "outlasting": "A pattern that is added to all pixels, and that had to grow only "
+        f"{trigger['norm']:.2f} times once the network forgot the class,",
     }[trigger["kind"]]
     does = "changes the answer to" if trigger["label"] is None else f"gives class {_class(trigger)} to"
     return f"{what} {does} {percent(trigger['success'])} of other images, held out from its making."
@@ -218,6 +220,7 @@ SEARCHES: Mapping[Kind, str] = {
     "patch": "Trigger inversion: a patch for every label",
     "change": "Trigger inversion: a patch that changes any answer",
     "shift": "Trigger inversion: a shift of early channels for every label",
+    "outlasting": "Forgetting: how much a pattern for every label must grow once its class is forgotten",
 }
 REASONS: Mapping[Reason, str] = {
     "no normalisation": "It is only tried on networks with normalisation layers, and this one has none.",
@@ -265,9 +268,13 @@ def search_check(check: Check, trigger: Mapping[str, Any] | None, point: float) 
     )
 
 
-def size_unit(kind: Kind) -> str:
-    """Return what the sizes of triggers of a kind are measured in."""
-    return "standard deviations of early channels" if kind == "shift" else "pixels"
+SIZES: Mapping[Kind, str] = {
+    "patch": "pixels",
+    "change": "pixels",
+    "shift": "standard deviations of early channels",
+    "outlasting": "multiples of its size before",
+}
+"""What sizes of triggers are measured in."""
 
 
 def needs_trigger(*, evaluated: bool) -> list[Mapping[str, Any]]:
