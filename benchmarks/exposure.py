@@ -1,10 +1,11 @@
-"""Measure what a network reveals: labels, triggers and samples, on checkpoints and specimens.
+"""Measure what a network reveals, labels, triggers and samples, and what a repair makes of it.
 
     python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--detectors NAME ...]
     python benchmarks/exposure.py --table
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
-images how the recovered one does and how well detectors tell triggered images from clean ones. Results go to
+images how the recovered one does, how well detectors tell triggered images from clean ones, and ACC and ASR
+(on all test images) before and after RNP, which takes what the scan exposed. Results go to
 ``benchmarks/results/exposure.json``; what is there is not measured again.
 """
 
@@ -19,12 +20,14 @@ from typing import Any
 import torch
 from checkpoints import HERE, SHARED, cell, clean_data, images, load
 from repairs import SAMPLES, Specimen
+from torch import nn
 
 from secateur.data import LabelledImages, open_images, read_trigger, sample_clean, stream
-from secateur.evaluation import mask_overlap, separation
+from secateur.evaluation import evaluate, mask_overlap, separation
 from secateur.expose import InvertedTrigger, Scan, predict, success_of
 from secateur.expose.samples import Filter, create, detectors
 from secateur.files import write_text
+from secateur.repair import RNP
 from secateur.statistics import Proportion
 
 RESULTS = HERE / "results" / "exposure.json"
@@ -61,6 +64,7 @@ class Subject:
                 train, self.model.convention, samples=SAMPLES, seed=seed, num_classes=self.model.num_classes
             )
             self.trigger, self.wanted = specimen.attack or (None, None)
+        self._everything = test
         chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:JUDGED].sort().values
         parts = list(stream(test, 250, chosen))
         self.test = LabelledImages(torch.cat([p for p, _ in parts]), torch.cat([y for _, y in parts]))
@@ -68,6 +72,13 @@ class Subject:
     def clean(self, seed: int) -> Any:
         """Return the clean data of a seed."""
         return self._clean(seed)
+
+    def measure(self, network: nn.Module) -> dict[str, Any]:
+        """Return ACC, and ASR if there is a trigger, on all test images."""
+        target = None if self.trigger is None else self.wanted
+        convention = self.model.convention
+        found = evaluate(network, self._everything, convention, trigger=self.trigger, target=target)
+        return {"acc": cell(found.acc), "asr": cell(found.asr)}
 
     def triggered(self) -> LabelledImages | None:
         """Return the test images of attacked classes with the planted trigger, and their true labels."""
@@ -84,22 +95,28 @@ class Subject:
         return named.pop() if len(named) == 1 else None
 
 
-def scanned(subject: Subject, seed: int) -> dict[str, Any]:
-    """Scan, and measure the recovered trigger."""
+def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scan and measure the recovered trigger; repair with what the scan exposed and measure that."""
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
-    verdict, exposed = Scan()(subject.model.network, subject.clean(seed), generator=generator)
-    exposure, found = exposed.exposure, verdict.trigger
+    verdict, revealed = Scan()(subject.model.network, subject.clean(seed), generator=generator)
+    labels, found = revealed.labels, verdict.trigger
     result: dict[str, Any] = {
         "seconds": round(time.perf_counter() - start, 1),
-        "stages": {name: round(value, 1) for name, value in exposed.seconds.items()},
+        "stages": {name: round(value, 1) for name, value in revealed.seconds.items()},
         "conclusion": verdict.conclusion,
         "strength": verdict.strength,
         "label": verdict.label,
-        "kind": found and type(found).__name__,
+        "form": found and found.form,
         "norm": found and found.norm,
-        "unlearning": exposure
-        and {"label": exposure.label, "share": exposure.share, "dominance": exposure.dominance},
+        "labels": labels
+        and {
+            "label": labels.label,
+            "top": labels.top,
+            "score": labels.score,
+            "seconded": labels.seconded,
+            "moved": labels.moved and labels.moved[labels.top],
+        },
         "checks": {
             check.kind: {"strength": check.strength, "reason": check.reason} for check in verdict.checks
         },
@@ -109,7 +126,20 @@ def scanned(subject: Subject, seed: int) -> dict[str, Any]:
         result["success"] = success_of(network, found.trigger, found.label, subject.test, convention)
         if subject.trigger is not None and hasattr(subject.trigger, "keep"):
             result["overlap"] = mask_overlap(found.trigger, subject.trigger)
-    return result
+    start = time.perf_counter()
+    repair = RNP()(
+        subject.model.network,
+        subject.clean(seed),
+        generator=torch.Generator().manual_seed(seed),
+        exposed=revealed,
+    )
+    repaired = subject.measure(repair.network) | {
+        "outcome": repair.outcome,
+        "pruned": len(repair.recipe.units),
+        "units": repair.discovery.total,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    return result, repaired
 
 
 def separated(subject: Subject, seed: int, detector: str) -> dict[str, Any]:
@@ -175,17 +205,26 @@ def main() -> None:
     options = parser.parse_args()
     stored = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
     cells = stored["cells"]
+
+    def keep(found: dict[str, Any]) -> None:
+        cells.update(found)
+        write_text(options.out, json.dumps(stored, indent=1) + "\n")
+        for key, value in found.items():
+            print(key, json.dumps(value)[:200], flush=True)
+
     if not options.table:
         for name in options.only or names(options):
             subject = Subject(name, options)
-            kinds = ["scan", *(options.detectors if subject.trigger is not None else [])]
-            for seed, kind in product(options.seeds, kinds):
-                key = f"{name}|{kind}|{seed}"
-                if key in cells:
-                    continue
-                cells[key] = scanned(subject, seed) if kind == "scan" else separated(subject, seed, kind)
-                write_text(options.out, json.dumps(stored, indent=1) + "\n")
-                print(key, json.dumps(cells[key])[:160], flush=True)
+            if f"{name}|before" not in cells:
+                keep({f"{name}|before": subject.measure(subject.model.network)})
+            for seed in options.seeds:
+                if f"{name}|repair|{seed}" not in cells:
+                    scan, repair = exposed(subject, seed)
+                    keep({f"{name}|scan|{seed}": scan, f"{name}|repair|{seed}": repair})
+            wanted = options.detectors if subject.trigger is not None else []
+            for seed, kind in product(options.seeds, wanted):
+                if f"{name}|{kind}|{seed}" not in cells:
+                    keep({f"{name}|{kind}|{seed}": separated(subject, seed, kind)})
     print(table(cells))
 
 
@@ -197,24 +236,39 @@ def names(options: argparse.Namespace) -> list[str]:
 
 
 def table(cells: dict[str, Any]) -> str:
-    """Render both tables as Markdown: scans, and detectors by AUROC."""
+    """Render the tables as Markdown: scans, repairs, and detectors by AUROC."""
     subjects = list(dict.fromkeys(key.split("|")[0] for key in cells))
-    lines = ["| network | verdict | label | strength | success | overlap | s |", "| --- " * 7 + "|"]
+
+    def of(name: str, kind: str) -> list[dict[str, Any]]:
+        return [value for key, value in cells.items() if key.startswith(f"{name}|{kind}|")]
+
+    lines = [
+        "| network | verdict | label | label score | strength | success | overlap | s |",
+        "| --- " * 8 + "|",
+    ]
     for name in subjects:
-        found = [value for key, value in cells.items() if key.startswith(f"{name}|scan|")]
-        if found:
+        if found := of(name, "scan"):
             told = [", ".join(sorted({str(f[what]) for f in found})) for what in ("conclusion", "label")]
+            scores = middle([f["labels"] and f["labels"]["score"] for f in found])
             numbers = [
                 middle([f.get(what) for f in found]) for what in ("strength", "success", "overlap", "seconds")
             ]
-            lines.append(f"| `{name}` | " + " | ".join([*told, *numbers]) + " |")
-    kinds = sorted({key.split("|")[1] for key in cells} - {"scan"})
+            lines.append(f"| `{name}` | " + " | ".join([*told, scores, *numbers]) + " |")
+    lines += ["", "| network | ACC | ASR | ACC after | ASR after | pruned | s |", "| --- " * 7 + "|"]
+    for name in subjects:
+        if found := of(name, "repair"):
+            before = cells[f"{name}|before"]
+            rates = [
+                middle([f[what] and 100 * f[what]["value"] for f in part])
+                for part in ([before], found)
+                for what in ("acc", "asr")
+            ]
+            numbers = [middle([f[what] for f in found]) for what in ("pruned", "seconds")]
+            lines.append(f"| `{name}` | " + " | ".join([*rates, *numbers]) + " |")
+    kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before"})
     lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
     for name in subjects:
-        row = [
-            middle([v["area"]["value"] for k, v in cells.items() if k.startswith(f"{name}|{kind}|")])
-            for kind in kinds
-        ]
+        row = [middle([value["area"]["value"] for value in of(name, kind)]) for kind in kinds]
         if any(row):
             lines.append(f"| `{name}` | " + " | ".join(row) + " |")
     return "\n".join(lines)
