@@ -48,8 +48,9 @@ class Subject:
             self.model = load(card, options.shared)
             self._clean = lambda seed: clean_data(card, self.model, seed, options.shared)
             test = images(card, self.model, "test", options.shared)
-            target = card["target"]
-            self.wanted = None if target is None else [target] * self.model.num_classes
+            target, classes = card["target"], self.model.num_classes
+            # An image of the target class cannot be sent there.
+            self.wanted = None if target is None else [target if k != target else -1 for k in range(classes)]
             triggers = options.shared / "checkpoints" / "triggers"
             self.trigger = card["trigger"] and read_trigger(triggers / f"{card['trigger']}.safetensors")
         else:
