@@ -160,6 +160,14 @@ def patches(*norms: float, converged: bool = True) -> tuple[InvertedTrigger, ...
     return tuple(InvertedTrigger(k, trigger, norm, 0.97, converged) for k, norm in enumerate(norms))
 
 
+def outlasting(*multiples: float) -> tuple[InvertedTrigger, ...]:
+    """Return a faint pattern for each label, with what it takes once its class is forgotten."""
+    trigger = Trigger(torch.ones(1, 4, 4), torch.full((1, 4, 4), 0.1))
+    return tuple(
+        InvertedTrigger(k, trigger, times, 0.97, True, "outlasting") for k, times in enumerate(multiples)
+    )
+
+
 def shifts(*norms: float) -> tuple[LatentTrigger, ...]:
     return tuple(LatentTrigger(k, {}, norm, 0.97, True) for k, norm in enumerate(norms))
 
@@ -186,6 +194,7 @@ def make_scan(
 
 
 USUAL = (30.0, 31.0, 28.0, 29.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
+GROWTH = (1.4, 1.45, 1.5, 1.1, 1.42, 1.47, 1.52, 1.39, 1.6, 1.48)
 SMALL = (30.0, 31.0, 28.0, 4.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
 
 
@@ -241,10 +250,18 @@ SCANS: dict[str, Callable[[], dict[str, Any]]] = {
             patches(*SMALL)[3],
             patches(*SMALL),
             {"patch": patches(*SMALL)},
-            {"change": "found before", "shift": "found before"},
+            dict.fromkeys(("change", "shift", "outlasting"), "found before"),
         ),
         revealed=exposure(),
         class_names=CIFAR,
+    ),
+    "outlasting": lambda: make_scan(
+        Findings(
+            outlasting(*GROWTH)[3],
+            outlasting(*GROWTH),
+            {"patch": patches(*USUAL), "shift": shifts(*USUAL), "outlasting": outlasting(*GROWTH)},
+        ),
+        revealed=exposure(),
     ),
     "shift": lambda: make_scan(
         Findings(

@@ -264,12 +264,23 @@ def test_checks_follow_from_what_was_done() -> None:
     assert asr not in ran["evaluated"]
     assert ran["no exposure"][wording.UNLEARNING] is False
     assert ran["repaired"][wording.UNLEARNING] is True
-    patch, change, shift = wording.SEARCHES.values()
-    assert [ran["evidence"][check] for check in (patch, change, shift)] == [True, False, False]
-    assert [ran["shift"][check] for check in (patch, change, shift)] == [True, True, True]
-    assert [ran["nothing searched"][check] for check in (patch, change, shift)] == [False, False, False]
+    patch, *_ = searches = list(wording.SEARCHES.values())
+    assert [ran["evidence"][check] for check in searches] == [True, False, False, False]
+    assert [ran["shift"][check] for check in searches] == [True, True, True, False]
+    assert [ran["outlasting"][check] for check in searches] == [True, False, True, True]
+    assert not any(ran["nothing searched"][check] for check in searches)
     searched = make_repair(findings=Findings(None, patches(*USUAL), {"patch": patches(*USUAL)}))
     assert {item["check"]: item["ran"] for item in make_evidence(searched)["checks"]}[patch] is True
+
+
+def test_a_pattern_that_outlasts_forgetting_is_told_by_its_growth() -> None:
+    evidence = situation("outlasting")
+    assert evidence["trigger"]["kind"] == "outlasting"
+    assert "grow only 1.10 times" in evidence["trigger"]["statement"]
+    assert evidence["trigger"]["picture"] is not None
+    check = next(c for c in evidence["checks"] if c["check"] == wording.SEARCHES["outlasting"])
+    assert check["stands_out"]
+    assert check["sizes"]["unit"] == "multiples of its size before"
 
 
 def test_a_scan_tells_verdict_label_and_strength() -> None:
