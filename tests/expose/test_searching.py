@@ -1,6 +1,5 @@
 """A search goes from patches to shifts, and stops at what it finds."""
 
-import math
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ from secateur.expose import (
     LabelScores,
     LatentTrigger,
     Search,
+    judge,
     strengths,
     success_of,
-    suspect,
 )
 from secateur.progress import Silent
 from secateur.units import discover
@@ -87,17 +86,30 @@ def test_without_a_backdoor_all_kinds_are_tried_and_nothing_is_found() -> None:
     assert len(search(Normed(strength=0.0), shift=False, outlasting=None).triggers) == CLASSES + 1
 
 
+def patch_for(label: int, norm: float) -> InvertedTrigger:
+    return InvertedTrigger(label, Trigger(torch.ones(1, 2, 2), torch.zeros(1, 2, 2)), norm, 1.0, True)
+
+
+class Told(Inversion):
+    """Finds patches of norms that are told."""
+
+    def __call__(self, *_arguments: Any, labels: Any, **_more: Any) -> tuple[InvertedTrigger, ...]:
+        return tuple(patch_for(label, (10.0, 7.5, 9.0, 10.5, 11.0)[label]) for label in labels)
+
+
 def test_a_label_that_dominates_unlearning_needs_a_weaker_trigger() -> None:
-    patches = tuple(
-        InvertedTrigger(label, Trigger(torch.ones(1, 2, 2), torch.zeros(1, 2, 2)), norm, 1.0, True)
-        for label, norm in enumerate((10.0, 7.5, 9.0, 10.5, 11.0))
-    )
-    alone = strengths(patches)
-    assert alone[1] == pytest.approx(math.log(0.75) / math.log(0.6), rel=0.2)
-    assert suspect(patches) is None
-    assert strengths(patches, 1) == pytest.approx((alone[0], 2 * alone[1], *alone[2:]))
-    assert suspect(patches, dominant=1) is patches[1]
-    assert suspect(patches, dominant=0) is None
+    network = Planted()
+    assert 0.5 < max(strengths(Told()(labels=range(CLASSES)))) < 1
+    assert search(network, patches=Told()).found is None
+    # Not dominant, and dominant but for another label.
+    for gained in ((-0.3, 0.3, 0.0, 0.0, 0.0), (0.8, -0.3, -0.2, -0.2, -0.1)):
+        assert search(network, patches=Told(), gained=gained).found is None
+    findings = search(network, patches=Told(), gained=(-0.3, 0.8, -0.2, -0.2, -0.1))
+    assert findings.witnessed
+    assert (findings.found.label, findings.found.norm) == (1, 7.5)
+    verdict = judge(findings)
+    assert (verdict.conclusion, verdict.label, verdict.trigger) == ("evidence", 1, findings.found)
+    assert verdict.strength == pytest.approx(2 * strengths(findings.triggers)[1])
 
 
 def test_networks_without_normalisation_are_searched_for_patches_only() -> None:

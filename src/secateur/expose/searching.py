@@ -13,13 +13,15 @@ from secateur.errors import MethodError
 from secateur.expose.forgetting import Outlasting
 from secateur.expose.labels import LabelScores
 from secateur.expose.latent import LatentInversion
-from secateur.expose.triggers import Found, Inversion, suspect
+from secateur.expose.triggers import Found, Inversion, strengths, suspect
 from secateur.progress import Progress
 from secateur.units import UnitLayer
 
 CHANGING = Inversion(success=0.9, weight=1e-2, restarts=2)
 """A mapping of all classes fails on images that it sends to their own answer, so less is asked for."""
 
+WITNESSED = 2.0
+"""What the strength of a trigger is multiplied by if unlearning points to its label as well."""
 
 Kind = Literal["patch", "change", "shift", "outlasting"]
 Reason = Literal["no normalisation", "too many classes", "found before", "left out", "not converged"]
@@ -42,8 +44,8 @@ class Findings:
         Why the other kinds were not tried.
     point
         Strength beyond which a trigger stands out.
-    dominant
-        The label that unlearning points to, if it does.
+    witnessed
+        Whether it stands out only because unlearning points to the same label.
     """
 
     found: Found | None
@@ -51,7 +53,7 @@ class Findings:
     looks: Mapping[Kind, tuple[Found, ...]] = field(default_factory=dict)
     skipped: Mapping[Kind, Reason] = field(default_factory=dict)
     point: float = 1.0
-    dominant: int | None = None
+    witnessed: bool = False
 
     @classmethod
     def none(cls, reason: Reason) -> "Findings":
@@ -67,7 +69,8 @@ class Search:
     the network's own answer (mappings from all classes to all have no label in common), then a shift of early
     channels for every label (triggers that cover the image have no small patch), and last, for every label, a
     pattern that outlasts the forgetting of its class. The last three are tried on networks with normalisation
-    only: `Erasing` acts on them, and shifts live in its channels.
+    only: `Erasing` acts on them, and shifts live in its channels. If none stands out alone, one for the label
+    that dominates unlearning has a witness and needs to be half as strong only.
 
     Attributes
     ----------
@@ -145,7 +148,6 @@ class Search:
             return Findings.none("too many classes")
         searched = sorted(candidates[: self.most])
         proposed = sorted(candidates[: self.proposed])
-        dominant = None if labels is None else labels.label
 
         def invert(
             inversion: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
@@ -162,7 +164,7 @@ class Search:
         looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), searched)}
         skipped: dict[Kind, Reason] = {}
         triggers = looks["patch"]
-        found = suspect(triggers, self.point, dominant)
+        found = suspect(triggers, self.point)
         normed = any(layer.kind == "norm" for layer in layers)
 
         def goes_on(kind: Kind) -> bool:
@@ -175,19 +177,35 @@ class Search:
             looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
             if not found:
                 triggers = looks["change"]
-                found = suspect(triggers, self.point, dominant)
+                found = suspect(triggers, self.point)
         if goes_on("shift") and shift:
             looks["shift"] = invert(partial(self.shifts, network, layers), proposed)
             if not found:
-                found = suspect(looks["shift"], self.point, dominant)
+                found = suspect(looks["shift"], self.point)
                 triggers = looks["shift"] if found else triggers + looks["shift"]
         elif not shift:
             skipped["shift"] = "left out"
         if goes_on("outlasting") and self.outlasting:
             looks["outlasting"] = invert(partial(self.outlasting, network), proposed)
             if not found:
-                found = suspect(looks["outlasting"], self.point, dominant)
+                found = suspect(looks["outlasting"], self.point)
                 triggers = looks["outlasting"] if found else triggers + looks["outlasting"]
         elif not self.outlasting:
             skipped["outlasting"] = "left out"
-        return Findings(found, triggers, looks, skipped, self.point, dominant)
+        if not found and labels is not None and labels.label is not None:
+            found, triggers = self._witnessed(looks, labels.label, triggers)
+            return Findings(found, triggers, looks, skipped, self.point, found is not None)
+        return Findings(found, triggers, looks, skipped, self.point)
+
+    def _witnessed(
+        self, looks: Mapping[Kind, tuple[Found, ...]], label: int, triggers: tuple[Found, ...]
+    ) -> tuple[Found | None, tuple[Found, ...]]:
+        """Return the strongest trigger for the label that unlearning points to, if it is strong enough."""
+        known = [
+            (strength, trigger, look)
+            for look in looks.values()
+            for strength, trigger in zip(strengths(look), look, strict=True)
+            if trigger.label == label
+        ]
+        strength, found, look = max(known, key=lambda one: one[0])
+        return (found, look) if WITNESSED * strength > self.point else (None, triggers)

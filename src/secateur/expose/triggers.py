@@ -29,8 +29,6 @@ ANOMALOUS = 3.0
 FoundForm = Literal[FormName, "shift", "outlasting"]
 SMALL: Mapping[FoundForm, float] = {"patch": 0.6, "additive": 0.6, "shift": 0.6, "outlasting": 0.85}
 """And at most this part of it; the multiples of outlasting triggers differ far less than sizes do."""
-WITNESSED = 2.0
-"""What the strength of a trigger is multiplied by if unlearning points to its label as well."""
 FEWEST = 3
 """Of fewer triggers that converged, nothing tells which is small."""
 SLACK = 0.2
@@ -326,20 +324,18 @@ def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     )
 
 
-def strengths(triggers: Sequence[Found], dominant: int | None = None) -> tuple[float, ...]:
+def strengths(triggers: Sequence[Found]) -> tuple[float, ...]:
     """Return how far each trigger is on the way to being anomalously small; beyond 1 it is.
 
     The smaller of two shares: of its anomaly in that of a suspect, and of its smallness against the median,
-    on a logarithmic scale, in that of a suspect. A trigger for the `dominant` label, the one that unlearning
-    points to, has a witness and counts more.
+    on a logarithmic scale, in that of a suspect.
     """
     converged = [trigger.norm for trigger in triggers if trigger.converged]
     if not converged:
         return tuple(0.0 for _ in triggers)
     middle = statistics.median(converged)
     return tuple(
-        (WITNESSED if trigger.label == dominant is not None else 1.0)
-        * min(
+        min(
             anomaly / ANOMALOUS,
             math.log(max(trigger.norm, TINY) / max(middle, TINY)) / math.log(SMALL[trigger.form]),
         )
@@ -347,12 +343,10 @@ def strengths(triggers: Sequence[Found], dominant: int | None = None) -> tuple[f
     )
 
 
-def suspect(triggers: Sequence[AnyFound], point: float = 1.0, dominant: int | None = None) -> AnyFound | None:
+def suspect(triggers: Sequence[AnyFound], point: float = 1.0) -> AnyFound | None:
     """Return the trigger whose strength among those of all labels is beyond `point`, if one's is."""
     strength, found = max(
-        zip(strengths(triggers, dominant), triggers, strict=True),
-        key=lambda pair: pair[0],
-        default=(0.0, None),
+        zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0], default=(0.0, None)
     )
     return found if strength > point else None
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from secateur.expose.searching import Findings, Kind, Reason
+from secateur.expose.searching import WITNESSED, Findings, Kind, Reason
 from secateur.expose.triggers import FEWEST, Found, strengths
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
@@ -89,7 +89,9 @@ def _check(findings: Findings, kind: Kind) -> Check:
         return Check(kind, None, None, reason=findings.skipped.get(kind, "left out"))
     if sum(trigger.converged for trigger in triggers) < FEWEST:
         return Check(kind, None, None, triggers, "not converged")
-    strength, trigger = max(
-        zip(strengths(triggers, findings.dominant), triggers, strict=True), key=lambda pair: pair[0]
-    )
-    return Check(kind, strength, trigger, triggers)
+    known = dict(zip(strengths(triggers), triggers, strict=True))
+    strength = max(known)
+    if findings.witnessed and findings.triggers is triggers:
+        strength = next(value for value, trigger in known.items() if trigger is findings.found)
+        return Check(kind, WITNESSED * strength, findings.found, triggers)
+    return Check(kind, strength, known[strength], triggers)

@@ -32,7 +32,7 @@ class Choice:
     curve
         Accuracy after each group of them.
     chosen
-        Index into `curve`: the last point whose loss is not shown to exceed the budget.
+        Index into `curve`: the last point whose loss is not shown to exceed the budget, or the last of all.
     spared
         How many suspects were left alone because the clean task needs them.
     """
@@ -49,9 +49,20 @@ class Choice:
 
     @classmethod
     def within(
-        cls, budget: float, kept: Sequence[int], curve: Sequence[CurvePoint], *, spared: int = 0
+        cls,
+        budget: float,
+        kept: Sequence[int],
+        curve: Sequence[CurvePoint],
+        *,
+        spared: int = 0,
+        whole: float = 0.0,
     ) -> "Choice":
-        """Choose the last point of `curve` whose loss is not shown to exceed `budget`."""
+        """Choose the last point of `curve` whose loss is not shown to exceed `budget`.
+
+        For all units together, the loss may reach `whole`.
+        """
+        if curve[-1].loss.low <= whole:
+            return cls(tuple(kept), tuple(curve), len(curve) - 1, spared)
         allowed = [index for index, point in enumerate(curve) if point.loss.low <= budget]
         return cls(tuple(kept), tuple(curve), allowed[-1], spared)
 

@@ -74,6 +74,10 @@ class Erasing:
         Above 0; the answers of a saturated network say more when it is above 1.
     share
         Of all units, how many may be pruned, in ``(0, 1]``.
+    overrun
+        All units that carry the triggers are pruned as long as the loss is not shown to exceed so many times
+        the budget, at least 1: without the last few a backdoor often still works, and a loss on images that
+        the network was trained on is larger than on others.
     """
 
     succeeding: Succeeding = field(default_factory=Succeeding)
@@ -83,6 +87,7 @@ class Erasing:
     success: float = 0.01
     temperature: float = 2.0
     share: float = 0.2
+    overrun: float = 2.0
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.taken) < 1 or self.candidates < self.taken:
@@ -91,6 +96,8 @@ class Erasing:
             raise MethodError("erasing needs a finite temperature > 0 and 0 <= success < 1")
         if not 0 < self.share <= 1:
             raise MethodError(f"share {self.share} must be above 0 and at most 1")
+        if not 1 <= self.overrun < math.inf:
+            raise MethodError(f"overrun {self.overrun} must be finite and at least 1")
 
     def __call__(
         self,
@@ -186,5 +193,6 @@ class Erasing:
             kept = [unit for unit in kept if unit not in needless]
             if set(kept) == before or held.point(flat, len(kept)).loss.low > budget:
                 break
-        choice = Choice.within(budget, kept, held.curve(kept, self.taken * group))
+        curve = held.curve(kept, self.taken * group)
+        choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)
         return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen))

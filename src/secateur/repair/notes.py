@@ -24,7 +24,7 @@ def found_note(triggers: Sequence[Found], found: Found, done: str) -> str:
     )
 
 
-def stopped_notes(choice: Choice) -> list[str]:
+def stopped_notes(choice: Choice, budget: float) -> list[str]:
     """Say why no unit was pruned, or not all that carry the triggers."""
     if not choice.kept:
         return ["No unit that may be pruned weakens the trigger."]
@@ -35,6 +35,8 @@ def stopped_notes(choice: Choice) -> list[str]:
             f"The budget allowed {len(choice.pruned)} of {len(choice.kept)} units that carry the triggers: "
             "what is left of the backdoor may still work."
         ]
+    if choice.curve[choice.chosen].loss.low > budget:
+        return ["All units that carry the triggers were pruned, although that exceeds the budget."]
     return []
 
 

@@ -106,7 +106,8 @@ class RNP:
         others is proportional to their suspicion, 1 - score. None spares nothing.
     budget
         Allowed loss of held-out clean accuracy, in ``[0, 1]``: pruning stops before the loss is shown to be
-        larger, that is before the lower end of its interval exceeds the budget. None prunes every suspect.
+        larger, that is before the lower end of its interval exceeds the budget. `erasing` may exceed it to
+        finish. None prunes every suspect.
     share
         Of all units, how many may be pruned by their masks under a budget, in ``[0, 1]``: a backdoor sits in
         few. `erasing` and `silencing` have shares of their own.
@@ -216,7 +217,7 @@ class RNP:
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
             case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
-        case.notes += stopped_notes(erased.choice)
+        case.notes += stopped_notes(erased.choice, self._budget)
         return erased.choice, erased.scores
 
     def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
@@ -232,7 +233,7 @@ class RNP:
                 progress=case.progress,
             )
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
-        case.notes += stopped_notes(choice)
+        case.notes += stopped_notes(choice, self._budget)
         return choice, scores
 
     def _recover(
