@@ -24,15 +24,27 @@ from torch import nn
 
 from secateur.data import LabelledImages, open_images, read_trigger, sample_clean, stream
 from secateur.evaluation import evaluate, mask_overlap, separation
-from secateur.expose import InvertedTrigger, Scan, predict, success_of
+from secateur.expose import (
+    GENTLE,
+    Inversion,
+    InvertedTrigger,
+    Scan,
+    anomalies,
+    flushed_denormals,
+    predict,
+    success_of,
+)
 from secateur.expose.samples import Filter, create, detectors
 from secateur.files import write_text
+from secateur.models import duplicate
 from secateur.repair import RNP
 from secateur.statistics import Proportion
 
 RESULTS = HERE / "results" / "exposure.json"
 SHARE = 0.1
 """Of the images that detectors may look for something common in, so many are triggered: no majority."""
+HALFWAY = 0.5
+"""Clean accuracy at which a network counts as half unlearned."""
 JUDGED = 1000
 """Test images of each kind, clean and triggered, that detectors are tried on."""
 
@@ -138,9 +150,41 @@ def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
         "units": repair.discovery.total,
+        "notes": repair.notes,
         "seconds": round(time.perf_counter() - start, 1),
     }
     return result, repaired
+
+
+def recovered(subject: Subject, seed: int) -> dict[str, Any]:
+    """Invert patches for all labels on the network as it came, half unlearned, and unlearned."""
+    network, convention = subject.model.network, subject.model.convention
+    clean, generator = subject.clean(seed), torch.Generator().manual_seed(seed)
+    stages = {"as it came": duplicate(network).eval()}
+
+    def watch(forgetful: nn.Module, accuracy: float) -> None:
+        if accuracy <= HALFWAY and "half unlearned" not in stages:
+            stages["half unlearned"] = duplicate(forgetful).eval()
+
+    forgetful = duplicate(network).eval()
+    with flushed_denormals():
+        GENTLE(forgetful, clean.learn, convention, generator=generator, watch=watch)
+        stages["unlearned"] = forgetful.eval()
+        found = {}
+        for stage, known in stages.items():
+            triggers = Inversion()(known, clean.learn, clean.choose, convention, generator=generator)
+            anomaly = anomalies(triggers)[subject.target]
+            trigger = triggers[subject.target]
+            found[stage] = {
+                "norm": trigger.norm,
+                "converged": trigger.converged,
+                "anomaly": anomaly,
+                "smallest": min(triggers, key=lambda one: (not one.converged, one.norm)).label,
+                # On the network as it came: that is where it would be used.
+                "success": success_of(network, trigger.trigger, subject.target, subject.test, convention),
+                "overlap": mask_overlap(trigger.trigger, subject.trigger),
+            }
+    return found
 
 
 def separated(subject: Subject, seed: int, detector: str) -> dict[str, Any]:
@@ -222,6 +266,9 @@ def main() -> None:
                 if f"{name}|repair|{seed}" not in cells:
                     scan, repair = exposed(subject, seed)
                     keep({f"{name}|scan|{seed}": scan, f"{name}|repair|{seed}": repair})
+            for seed in options.seeds if subject.target is not None else ():
+                if f"{name}|recovery|{seed}" not in cells:
+                    keep({f"{name}|recovery|{seed}": recovered(subject, seed)})
             wanted = options.detectors if subject.trigger is not None else []
             for seed, kind in product(options.seeds, wanted):
                 if f"{name}|{kind}|{seed}" not in cells:
@@ -266,7 +313,20 @@ def table(cells: dict[str, Any]) -> str:
             ]
             numbers = [middle([f[what] for f in found]) for what in ("pruned", "seconds")]
             lines.append(f"| `{name}` | " + " | ".join([*rates, *numbers]) + " |")
-    kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before"})
+    lines += [
+        "",
+        "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap |",
+        "| --- " * 7 + "|",
+    ]
+    for name in subjects:
+        found = of(name, "recovery")
+        for stage in found[0] if found else ():
+            at = [value[stage] for value in found if stage in value]
+            numbers = [middle([one[what] for one in at]) for what in ("norm", "anomaly")]
+            labels = ", ".join(sorted({str(one["smallest"]) for one in at}))
+            rates = [middle([one[what] for one in at]) for what in ("success", "overlap")]
+            lines.append(f"| `{name}` | {stage} | " + " | ".join([*numbers, labels, *rates]) + " |")
+    kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before", "recovery"})
     lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
     for name in subjects:
         row = [middle([value["area"]["value"] for value in of(name, kind)]) for kind in kinds]

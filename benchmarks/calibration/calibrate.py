@@ -41,7 +41,7 @@ MODELS = (
     f"{HERE}/networks.py:chain",
     f"{HERE}/networks.py:plain_chain",
     f"{HERE}/networks.py:resnet8",
-    f"{HERE}/networks.py:separable",
+    f"{HERE}/networks.py:strided",
 )
 SEEDS = (0, 1)
 SAMPLES = 500
