@@ -45,7 +45,7 @@ def resnet8(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
 
 
 class Strided(nn.Sequential):
-    """Four convolutions, every second with stride two and all with leaky activations; the mean of all places."""
+    """Four convolutions, every second with stride two, leaky activations, and the mean of all places."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         layers: list[nn.Module] = []
