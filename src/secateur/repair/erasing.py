@@ -38,11 +38,14 @@ class Erased:
     triggers
         The trigger found, and the smallest of each look for others; if the last is not cheap, that is why it
         ended.
+    known
+        Every trigger that units were taken out for.
     """
 
     choice: Choice
     scores: Tensor
     triggers: tuple[Found, ...]
+    known: tuple[Found, ...]
 
 
 @dataclass(frozen=True)
@@ -187,4 +190,4 @@ class Erasing:
             if set(kept) == before or held.point(flat, len(kept)).loss.low > budget:
                 break
         choice = Choice.within(budget, kept, held.curve(kept, self.taken * group))
-        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen))
+        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen), tuple(erased))
