@@ -1,6 +1,7 @@
 """What each verb does with a real specimen, in this process."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,25 @@ def test_the_recipe_gives_the_repaired_weights_without_the_architecture(specimen
     changed = {name for name, tensor in load_file(again).items() if not torch.equal(tensor, original[name])}
     assert changed
     assert changed <= {slices["parameter"] for layer in recipe["layers"] for slices in layer["scale"]}
+
+
+def test_polished_weights_come_without_a_recipe(specimen, run, repaired, tmp_path):
+    """What is left of an earlier repair in the folder would give other weights."""
+    shutil.copytree(repaired, tmp_path, dirs_exist_ok=True)
+    code, out, _ = run(*specimen.repair(tmp_path, *PRUNING, "--polish", "--force"))
+    assert code == 0
+    assert "The pruned network was polished. Accuracy went from " in " ".join(out.split())
+    assert {path.name for path in tmp_path.iterdir()} == OUTPUTS - {"recipe.json"}
+    before, report = (json.loads((folder / "report.json").read_text()) for folder in (repaired, tmp_path))
+    assert [told["weights"]["fitted"] for told in (before, report)] == [False, True]
+    assert report["units"] == before["units"]
+    assert report["seconds"]["polishing"] > 0
+    pruned, polished = (load_file(folder / "repaired.safetensors") for folder in (repaired, tmp_path))
+    for layer in report["units"]["layers"]:
+        for parameter in ("weight", "bias"):
+            name = f"{layer['name']}.{parameter}"
+            assert not torch.equal(pruned[name], polished[name])
+            assert parameter == "bias" or not polished[name][layer["indices"]].any()
 
 
 def test_evaluate_measures_the_attack_before_and_after(specimen, run, repaired):

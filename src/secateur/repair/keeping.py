@@ -1,6 +1,7 @@
 """Whether a polished network is kept: it must not bring back what pruning took away.
 
 Polishing sees the triggers that are known, so that these alone would not tell: triggers are inverted again.
+It is argued in ``docs/decisions/0004-polishing.md``.
 """
 
 from collections.abc import Callable, Sequence
