@@ -58,7 +58,7 @@ def test_scan_tells_its_verdict_by_its_exit_code_and_writes_the_evidence(specime
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"report.html", "report.json", "report.sarif"} <= written
     assert report["command"].startswith("secateur scan ")
-    patch, _change, _shift = (check for check in report["checks"] if "Trigger inversion" in check["check"])
+    patch, *_ = (check for check in report["checks"] if "Trigger inversion" in check["check"])
     assert patch["ran"]
     for name, digest in report["outputs"].items():
         assert sha256(tmp_path / "out" / name) == digest

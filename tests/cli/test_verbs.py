@@ -1,13 +1,16 @@
 """What each verb does with a real specimen, in this process."""
 
+import inspect
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.cli.specimens import EDGE, TARGET, Specimen
 
+from planted import SIZE, Normed, rows
 from secateur.files import sha256
 
 OUTPUTS = {"repaired.safetensors", "recipe.json", "report.json", "report.html"}
@@ -71,6 +74,42 @@ def test_the_recipe_gives_the_repaired_weights_without_the_architecture(specimen
     changed = {name for name, tensor in load_file(again).items() if not torch.equal(tensor, original[name])}
     assert changed
     assert changed <= {slices["parameter"] for layer in recipe["layers"] for slices in layer["scale"]}
+
+
+def test_polished_weights_come_without_a_recipe(run, tmp_path):
+    """What is left of an earlier repair in the folder would give other weights."""
+    images = rows(240, 3)
+    pixels = (images.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "clean.npz", images=pixels, labels=images.labels.numpy())
+    save_file(Normed().state_dict(), tmp_path / "normed.safetensors")
+    folder = tmp_path / "out"
+    repair = (
+        *("repair", str(tmp_path / "normed.safetensors"), "--arch", f"{inspect.getfile(Normed)}:Normed"),
+        *("--data", str(tmp_path / "clean.npz"), "--size", str(SIZE), "--channels", "1", "--mean", "0"),
+        *("--std", "1", "--threads", "1", "--out", str(folder)),
+    )
+    code, out, _ = run(*repair)
+    assert code == 0, out
+    assert {path.name for path in folder.iterdir()} == OUTPUTS
+    code, out, _ = run(*repair, "--polish", "--force")
+    assert code == 0
+    assert "The pruned network was polished. Accuracy went from " in " ".join(out.split())
+    assert {path.name for path in folder.iterdir()} == OUTPUTS - {"recipe.json"}
+    report = json.loads((folder / "report.json").read_text())
+    assert report["weights"]["fitted"]
+    assert report["seconds"]["polishing"] > 0
+    polished = load_file(folder / "repaired.safetensors")
+    gone = [(layer["name"], layer["indices"]) for layer in report["units"]["layers"] if layer["indices"]]
+    assert gone
+    assert not any(polished[f"{name}.weight"][indices].any() for name, indices in gone)
+    assert not torch.equal(polished["answer.weight"], Normed().answer.weight)
+
+
+def test_masks_alone_are_no_ground_for_a_polish(specimen, run, repaired, tmp_path):
+    code, out, _ = run(*specimen.repair(tmp_path / "out", *PRUNING, "--polish"))
+    assert code == 0
+    assert "Not polished: no trigger stood out" in " ".join(out.split())
+    assert sha256(tmp_path / "out" / "repaired.safetensors") == sha256(repaired / "repaired.safetensors")
 
 
 def test_evaluate_measures_the_attack_before_and_after(specimen, run, repaired):

@@ -124,6 +124,11 @@ CASES: list[tuple[str, Case, str]] = [
     ("one sample", lambda s, f: repair(s, f, "--samples", "1"), "'--samples': "),
     ("unknown method", lambda s, f: repair(s, f, "--method", "prayer"), "'prayer'; there are: "),
     ("unknown preset", lambda s, f: repair(s, f, "--preset", "best"), "no preset 'best'; there are: "),
+    (
+        "polish of a method without",
+        lambda s, f: repair(s, f, "--method", "unlearn-trigger", "--polish"),
+        "unlearn-trigger has no setting polishing; it has: ",
+    ),
     ("unknown option", lambda s, f: repair(s, f, "--epochs", "3"), "--epochs"),
     ("no GPU", lambda s, f: repair(s, f, "--device", "cuda"), "--device cpu"),
     ("out is a file", out_is_a_file, "out: is a file"),

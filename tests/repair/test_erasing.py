@@ -47,14 +47,19 @@ def test_the_units_of_the_trigger_are_taken_and_the_clean_task_stays() -> None:
 
 
 def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
-    first, *again = erase(Planted(), share=0.5).triggers
+    erased = erase(Planted(), share=0.5)
+    first, *again = erased.triggers
     assert first.norm == 1
+    assert erased.known[0] is first
+    assert not {id(trigger) for trigger in erased.known} & {id(trigger) for trigger in again}
     assert not again[-1].converged or again[-1].norm > 4
 
 
 def test_one_trigger_is_followed_by_others_while_they_are_cheap() -> None:
     # Without a limit on what is cheap, whatever turns the images to the label is erased as well.
-    assert len(erase(Planted(), share=0.5, succeeding=Succeeding(cheap=1.0), budget=1.0).triggers) > 2
+    erased = erase(Planted(), share=0.5, succeeding=Succeeding(cheap=1.0), budget=1.0)
+    assert len(erased.triggers) > 2
+    assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
 
 
 def test_units_that_the_trigger_does_not_need_come_back() -> None:

@@ -90,6 +90,27 @@ def test_biases_that_were_zero_before_pruning_stay_zero_and_shifts_leave_pruned_
     assert not torch.equal(polished.norm.bias, network.norm.bias)
 
 
+def test_a_bias_that_pruning_left_is_polished_with_the_others() -> None:
+    network = Normed().eval()
+    with torch.no_grad():
+        network.norm.bias[PLANTED] = 0.05
+    discovery, units = found_units(network)
+    gone = [unit for unit in units if (unit.layer, unit.index) == ("norm", PLANTED)]
+    polished = Polishing(passes=3, rate=0.05, moved=0.0)(
+        prune(network, discovery.layers, gone, shift=False),
+        network,
+        CLEAN.learn.images,
+        CONVENTION,
+        layers=discovery.layers,
+        units=gone,
+        shift=False,
+        triggers=(),
+        generator=generator(),
+    )
+    assert polished.norm.weight[PLANTED] == 0
+    assert polished.norm.bias[PLANTED] not in (0, network.norm.bias[PLANTED])
+
+
 def test_the_same_seed_polishes_alike() -> None:
     teacher = tiny.backdoored()
     quick = Polishing(passes=2)

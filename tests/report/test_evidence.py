@@ -53,6 +53,14 @@ def test_every_situation_fits_the_schema_and_survives_json(name: str) -> None:
     assert json.loads(json.dumps(evidence, allow_nan=False)) == evidence
 
 
+def test_fitted_weights_are_told_with_their_accuracy_and_hash() -> None:
+    plain, fitted = situation("repaired"), situation("polished")
+    assert [evidence["weights"]["fitted"] for evidence in (plain, fitted)] == [False, True]
+    assert plain["weights"]["repaired_sha256"] != fitted["weights"]["repaired_sha256"]
+    assert fitted["accuracy"]["after"]["hits"] == 172
+    assert "then fitted to clean images" in fitted["statement"]
+
+
 @pytest.mark.parametrize("path", [("accuracy", "after", "low"), ("accuracy", "given", "how"), ("weights",)])
 def test_schema_misses_what_is_missing(path: tuple[str, ...]) -> None:
     evidence = situation("repaired")

@@ -94,6 +94,16 @@ def repair(
             rich_help_panel=METHOD,
         ),
     ] = None,
+    polish: Annotated[
+        bool,
+        typer.Option(
+            "--polish",
+            help="After pruning, fit the weights that are left gently to the answers of the network as it "
+            "came. Kept only if it costs no accuracy and, where a trigger was found, if inverting again "
+            "finds none that came back; then there is no recipe. For --method rnp.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
     seed: Seed = 0,
     size: Size = None,
     channels: Channels = None,
@@ -117,7 +127,7 @@ def repair(
         ModelChoice(model, arch, state_key, classes, size, channels, mean, std, pixel_range),
         DataChoice(data, split, root),
         Sampling(samples, per_class, seed),
-        MethodChoice(method, preset, budget, threshold),
+        MethodChoice(method, preset, budget, threshold, polish),
         out,
         force,
         device,

@@ -30,6 +30,7 @@ class MethodChoice:
     preset: str
     budget: float | None
     threshold: float | None
+    polish: bool
 
     def create(self) -> "RepairMethod":
         """Make the method with what was given; the rest is the preset's.
@@ -39,13 +40,15 @@ class MethodChoice:
         MethodError
             The method or the preset is unknown, or takes no such setting.
         """
-        from secateur.repair import create
+        from secateur.repair import Polishing, create
 
         given: dict[str, object] = {}
         if self.budget is not None:
             given["budget"] = self.budget / 100
         if self.threshold is not None:
             given["threshold"] = self.threshold
+        if self.polish:
+            given["polishing"] = Polishing()
         return create(self.name, self.preset, **given)
 
 

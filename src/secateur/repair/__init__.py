@@ -1,5 +1,6 @@
 """Repairs: a network and clean data in, a repaired network with evidence out."""
 
+from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import MaskPath, Recovering
 from secateur.repair.registry import RepairMethod, create, methods, register
 from secateur.repair.result import CurvePoint, Outcome, Repair
@@ -11,6 +12,7 @@ __all__ = [
     "CurvePoint",
     "MaskPath",
     "Outcome",
+    "Polishing",
     "Recovering",
     "Repair",
     "RepairMethod",

@@ -38,11 +38,14 @@ class Erased:
     triggers
         The trigger found, and the smallest of each look for others; if the last is not cheap, that is why it
         ended.
+    known
+        Every trigger that units were taken out for.
     """
 
     choice: Choice
     scores: Tensor
     triggers: tuple[Found, ...]
+    known: tuple[Found, ...]
 
 
 @dataclass(frozen=True)
@@ -195,4 +198,4 @@ class Erasing:
                 break
         curve = held.curve(kept, self.taken * group)
         choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)
-        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen))
+        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen), tuple(erased))

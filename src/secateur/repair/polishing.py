@@ -79,6 +79,7 @@ class Polishing:
         *,
         layers: Sequence[UnitLayer],
         units: Sequence[Unit],
+        shift: bool = True,
         triggers: Sequence[Found],
         generator: torch.Generator,
         progress: Progress | None = None,
@@ -95,6 +96,8 @@ class Polishing:
             How they become network input.
         layers, units
             Those that were pruned, and the layers with units.
+        shift
+            Whether a pruned norm lost its bias too.
         triggers
             Those that were inverted; without any, nothing is stamped.
         generator
@@ -106,7 +109,7 @@ class Polishing:
         progress.start("polishing", self.passes)
         device = next(pruned.parameters()).device
         work = duplicate(pruned).eval().requires_grad_(True)
-        gone = _gone(work, layers, units)
+        gone = _gone(work, layers, units, shift=shift)
         triggers = [_without(trigger, gone) for trigger in triggers]
         optimizer = torch.optim.SGD(work.parameters(), lr=self.rate, momentum=self.momentum)
         steps = self.passes * math.ceil(len(images) / self.batch_size)
@@ -159,12 +162,14 @@ class Polishing:
 
 
 @torch.no_grad()
-def _gone(pruned: nn.Module, layers: Sequence[UnitLayer], units: Sequence[Unit]) -> dict[str, Tensor]:
+def _gone(
+    pruned: nn.Module, layers: Sequence[UnitLayer], units: Sequence[Unit], *, shift: bool
+) -> dict[str, Tensor]:
     """Return where parameters belong to pruned units, by their names."""
     marked = duplicate(pruned)
     for parameter in marked.parameters():
         parameter.fill_(1.0)
-    named = prune(marked, layers, units).named_parameters()
+    named = prune(marked, layers, units, shift=shift).named_parameters()
     return {name: parameter == 0 for name, parameter in named if (parameter == 0).any()}
 
 

@@ -69,8 +69,8 @@ class Repair:
     findings
         The triggers that were inverted, where the method searches.
     tuned
-        Accuracy after the weights were fitted to clean images, where the method does that: then pruning the
-        units of `recipe` alone does not give `network`.
+        Accuracy after the weights were fitted to clean images, where the method does that (unlearning a
+        trigger, polishing): then pruning the units of `recipe` alone does not give `network`.
     labels
         What unlearning says of each class; None where there is no exposure, or it says nothing.
     """

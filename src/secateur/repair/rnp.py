@@ -1,6 +1,7 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -26,7 +27,9 @@ from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
 from secateur.repair.erasing import Erasing
+from secateur.repair.keeping import Polished, polish
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
+from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair
@@ -117,6 +120,10 @@ class RNP:
         How triggers are looked for; None does not, and masks decide in any case.
     erasing, silencing
         How the units that carry triggers are chosen, in networks with batch normalisation and in others.
+    polishing
+        How the weights that are left are fitted to the answers of the network as it came, once units are
+        pruned for a trigger; kept only if that brings nothing back: see `secateur.repair.keeping`. None
+        leaves them alone.
     """
 
     unlearning: Unlearning = GENTLE
@@ -132,6 +139,7 @@ class RNP:
     search: Search | None = field(default_factory=Search)
     erasing: Erasing = field(default_factory=Erasing)
     silencing: Silencing = field(default_factory=Silencing)
+    polishing: Polishing | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.original <= 1:
@@ -183,15 +191,18 @@ class RNP:
             exposed = Exposing(self.unlearning, self.search, self.shift)(case, exposed)
             self._check(exposed.findings)
             exposure, findings = exposed.exposure, exposed.findings
+            known: Sequence[Found] = ()
             if findings.found and exposure:
-                choice, scores = self._erase(case, findings, findings.found)
+                choice, scores, known = self._erase(case, findings, findings.found)
             elif isinstance(findings.found, InvertedTrigger):
                 choice, scores = self._silence(case, findings, findings.found)
+                known = [findings.found]
             elif exposure and exposed.unlearned:
                 choice, scores = self._recover(case, exposure, exposed.unlearned, findings)
             else:
                 choice, scores = self._leave(case, findings)
-        return self._result(network, case, choice, scores, exposed)
+            polished = self._polish(case, findings, choice, known)
+        return self._result(network, case, choice, scores, exposed, polished)
 
     def _check(self, findings: Findings) -> None:
         """Make sure that findings are of a kind that is searched for."""
@@ -200,8 +211,8 @@ class RNP:
         if isinstance(findings.found, LatentTrigger) and not self.shift:
             raise MethodError("a shift of channels was found, and these settings leave biases as they are")
 
-    def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor]:
-        """Choose the units that carry the trigger found, and those that succeed it."""
+    def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor, Sequence[Found]]:
+        """Choose the units that carry the trigger found and its successors, which are returned as well."""
         with case.stage("erasing"):
             erased = self.erasing(
                 case.network,
@@ -218,7 +229,7 @@ class RNP:
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
             case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
         case.notes += stopped_notes(erased.choice, self._budget)
-        return erased.choice, erased.scores
+        return erased.choice, erased.scores, erased.known
 
     def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
         """Choose the units that answer the trigger found, where no layer is a norm."""
@@ -282,6 +293,27 @@ class RNP:
         with case.stage("choosing"):
             return self._choose(case, scores, -1.0), scores
 
+    def _polish(
+        self, case: Case, findings: Findings, choice: Choice, known: Sequence[Found]
+    ) -> Polished | None:
+        """Polish the pruned network; return nothing if that is not asked for or not kept."""
+        if self.polishing is None or not choice.pruned:
+            return None
+        if not findings.found:
+            case.notes.append("Not polished: no trigger stood out to check a polish against.")
+            return None
+        units = list(all_units(case.discovery.layers))
+        return polish(
+            self.polishing,
+            case,
+            findings.found,
+            [units[k] for k in choice.pruned],
+            known,
+            triggers=findings.triggers,
+            succeeding=self.erasing.succeeding,
+            shift=self.shift,
+        )
+
     @property
     def _budget(self) -> float:
         return 1.0 if self.budget is None else self.budget
@@ -313,6 +345,7 @@ class RNP:
         choice: Choice,
         scores: Tensor,
         exposed: Exposed,
+        polished: Polished | None,
     ) -> Repair:
         exposure, findings = exposed.exposure, exposed.findings
         layers = case.discovery.layers
@@ -327,6 +360,8 @@ class RNP:
             gamma_only=not self.shift,
         )
         repaired = prune(network, layers, [s.unit for s in scored], shift=self.shift)
+        if polished:
+            repaired.load_state_dict(polished.network.state_dict())
         nothing = exposure is not None and exposure.finite and findings.found is None
         return Repair(
             method="rnp",
@@ -343,5 +378,6 @@ class RNP:
             hyperparameters=asdict(self),
             notes=tuple(case.notes),
             findings=findings,
+            tuned=polished.point if polished else None,
             labels=exposed.labels,
         )

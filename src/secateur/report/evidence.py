@@ -134,6 +134,7 @@ def collect(
             "repaired_sha256": repair.recipe.repaired_sha256
             if repair.tuned is None
             else state_sha256(repair.state(model.checkpoint.state)),
+            "fitted": repair.tuned is not None,
         },
     }
     return {key: plain(value) for key, value in evidence.items()}

@@ -29,8 +29,8 @@ LIMITS = (
     "undermined.",
     "Accuracies were measured on a few hundred images that the network may have been trained on. That "
     "flatters them, and it can hide part of what pruning costs on new images.",
-    "How far to prune was chosen on the same images as the accuracy after the repair, which flatters it a "
-    "little. The intervals cover chance in drawing the images, not this choice.",
+    "How far to prune, and whether a polish is kept, was chosen on the same images as the accuracy after the "
+    "repair, which flatters it a little. The intervals cover chance in drawing the images, not this choice.",
 )
 
 REFERENCES = (

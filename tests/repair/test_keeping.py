@@ -1,0 +1,228 @@
+"""A polish is kept if nothing comes back with it, and discarded otherwise."""
+
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from planted import (
+    BACKDOOR,
+    CLASSES,
+    CLEAN,
+    CONVENTION,
+    PLANTED,
+    SIZE,
+    TARGET,
+    Normed,
+    Planted,
+    corner,
+    found_units,
+)
+from secateur.data import CleanData, LabelledImages
+from secateur.expose import (
+    Case,
+    Found,
+    Inversion,
+    LatentInversion,
+    LatentTrigger,
+    Succeeding,
+    Successors,
+    success_of,
+)
+from secateur.progress import Silent
+from secateur.repair import RNP, Repair
+from secateur.repair.erasing import Erasing
+from secateur.repair.keeping import Polished, compare, polish
+from secateur.repair.polishing import Polishing
+from secateur.units import Unit, prune
+
+SUCCEEDING = Succeeding(
+    Inversion(steps=50), Inversion(steps=100, rate=0.2), latent=LatentInversion(steps=30), starts=1
+)
+GENTLE = Polishing(passes=10, rate=0.005, precision="float32")
+OTHERS = tuple(replace(corner(), label=k, norm=10.0 + k) for k in range(CLASSES) if k != TARGET)
+
+
+@cache
+def repaired(polishing: Polishing | None = None, again: int = 0, **settings: Any) -> Repair:
+    method = RNP(erasing=Erasing(SUCCEEDING), polishing=polishing, **settings)
+    return method(Normed(), CLEAN, generator=torch.Generator().manual_seed(3))
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    state = other.state_dict()
+    return all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
+
+
+def without_backdoor(network: nn.Module) -> nn.Module:
+    discovery, units = found_units(network)
+    return prune(network, discovery.layers, [units[k] for k in BACKDOOR])
+
+
+def compared(
+    pruned: nn.Module, polished: nn.Module, known: tuple[Found, ...] = (corner(),)
+) -> tuple[bool, list[str]]:
+    for network in (pruned, polished):
+        network.eval().requires_grad_(False)
+    successors = Successors(
+        replace(SUCCEEDING, compared=2),
+        corner(),
+        [corner(), *OTHERS],
+        found_units(pruned)[0].layers,
+        CLEAN,
+        shift=True,
+        generator=torch.Generator().manual_seed(0),
+        progress=Silent(),
+    )
+    without = partial(prune, layers=(), units=())
+    return compare(pruned, polished, CLEAN, without=without, known=known, successors=successors)
+
+
+def test_a_polish_is_kept_with_what_it_changed() -> None:
+    plain, result = repaired(), repaired(GENTLE)
+    assert result.tuned is not None
+    assert result.recipe == plain.recipe
+    assert torch.equal(result.scores, plain.scores)
+    assert not same(result.network, plain.network)
+    assert set(result.seconds) - set(plain.seconds) == {"polishing", "checking the polish"}
+    assert result.notes[:-1] == plain.notes
+    note = result.notes[-1]
+    answers = result.network(CLEAN.choose.images).argmax(1)
+    assert result.tuned.accuracy.hits == int((answers == CLEAN.choose.labels).sum())
+    assert result.tuned.pruned == len(result.recipe.units) > 0
+    assert "was polished. Accuracy went from 100.0 to 100.0 % of 40 held-out images" in note
+    assert "from 0.0 to 0.0 % of 32 held-out images" in note
+    assert note.endswith("not cheap.")
+    assert result.hyperparameters["polishing"]["passes"] == 10  # type: ignore[index]
+
+
+def test_what_was_pruned_stays_zero_and_the_state_is_the_polished_network() -> None:
+    result = repaired(GENTLE)
+    units = [scored.unit for scored in result.recipe.units]
+    assert same(result.network, prune(result.network, result.discovery.layers, units))
+    original = Normed().state_dict()
+    state = result.state(original)
+    assert all(torch.equal(state[name], value) for name, value in result.network.state_dict().items())
+    recipe = result.recipe.apply(original)
+    assert not all(torch.equal(state[name], value) for name, value in recipe.items())
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    assert same(repaired(GENTLE).network, repaired(GENTLE, again=1).network)
+
+
+def test_by_default_the_weights_are_those_of_the_recipe() -> None:
+    result = repaired()
+    rebuilt = result.recipe.apply(Normed().state_dict())
+    assert result.tuned is None
+    assert all(torch.equal(rebuilt[name], value) for name, value in result.network.state_dict().items())
+
+
+def test_a_polish_that_costs_accuracy_is_discarded() -> None:
+    plain, result = repaired(), repaired(replace(GENTLE, rate=20.0))
+    assert result.tuned is None
+    assert same(result.network, plain.network)
+    assert "the polish was discarded. Accuracy went from 100.0 to " in result.notes[-1]
+    assert result.outcome == "repaired"
+
+
+def test_without_a_trigger_nothing_is_polished_and_a_note_says_why() -> None:
+    result = repaired(GENTLE, search=None, dominance=None, threshold=1.0, spare=None, budget=0.5)
+    assert result.recipe.units
+    assert result.tuned is None
+    assert result.notes[-1] == "Not polished: no trigger stood out to check a polish against."
+
+
+def test_nothing_is_polished_where_nothing_was_pruned() -> None:
+    result = repaired(GENTLE, search=None, threshold=0.0)
+    assert not result.recipe.units
+    assert result.tuned is None
+    assert "polishing" not in result.seconds
+
+
+def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
+    """Half of the learning images carry the trigger: the teacher's answers to them are the backdoor."""
+    network = Planted()
+    learn = CLEAN.learn
+    images = torch.cat([learn.images, corner().trigger.stamp(learn.images)])
+    poisoned = CleanData(LabelledImages(images, learn.labels.repeat(2)), CLEAN.choose, CONVENTION)
+    polishing = Polishing(passes=30, rate=0.02, moved=0.0, mixed=0.0, stamped=0.0, precision="float32")
+    units = [found_units(network)[1][k] for k in BACKDOOR]
+
+    def attempt(clean: CleanData) -> tuple[Polished | None, list[str]]:
+        case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
+        case.network.requires_grad_(False)
+        found = corner()
+        kept = polish(
+            polishing,
+            case,
+            found,
+            units,
+            [found],
+            triggers=[found, *OTHERS],
+            succeeding=SUCCEEDING,
+            shift=True,
+        )
+        return kept, case.notes
+
+    kept, (note,) = attempt(poisoned)
+    assert kept is None
+    assert "the polish was discarded" in note
+    assert "gained most went from 0.0 to " in note
+    assert attempt(CLEAN)[0] is not None
+
+
+def test_a_trigger_that_is_cheap_only_after_polishing_discards_it() -> None:
+    pruned = without_backdoor(Planted())
+    polished = without_backdoor(Planted())
+    with torch.no_grad():
+        # The other corner of the same row: what is known does not show it.
+        polished.hidden.weight[PLANTED, 0] = 20.0
+        polished.hidden.bias[PLANTED] = -1.0
+        polished.answer.weight[TARGET, PLANTED] = 1.0
+    assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 0
+    kept, (accuracy, known, again) = compared(pruned, polished)
+    assert not kept
+    assert "from 100.0 to 100.0 %" in accuracy
+    assert "from 0.0 to 0.0 %" in known
+    assert again.endswith("they are cheap.")
+    assert compared(pruned, pruned)[0]
+
+
+def test_what_was_cheap_before_is_no_reason_and_is_told() -> None:
+    kept, facts = compared(Planted(), Planted())
+    assert kept
+    assert "were cheap before it already" in facts[-1]
+
+
+def test_one_known_trigger_that_gains_is_enough() -> None:
+    nothing = replace(corner(), trigger=replace(corner().trigger, add=torch.zeros(1, SIZE, SIZE)))
+    pruned = without_backdoor(Planted())
+    kept, facts = compared(pruned, Planted(), (nothing, corner(), nothing))
+    assert not kept
+    assert "went from 0.0 to 100.0 %" in facts[-1]
+    assert len(facts) == 2
+
+
+def test_a_shift_wakes_no_pruned_channel() -> None:
+    network = Normed().eval().requires_grad_(False)
+    discovery, _ = found_units(network)
+    gone = [Unit("norm", PLANTED)]
+    without = partial(prune, layers=discovery.layers, units=gone, shift=True)
+    pruned, polished = without(network), without(network)
+    polished.answer.weight.mul_(1.5)
+    shift = LatentTrigger(TARGET, {"norm.bias": 5.0 * torch.eye(CLASSES + 1)[PLANTED]}, 1.0, 1.0, True)
+    found = Successors(
+        SUCCEEDING,
+        shift,
+        [shift, *(replace(shift, label=k, norm=9.0) for k in range(CLASSES) if k != TARGET)],
+        discovery.layers,
+        CLEAN,
+        shift=True,
+        generator=torch.Generator().manual_seed(0),
+        progress=Silent(),
+    )
+    _, facts = compare(pruned, polished, CLEAN, without=without, known=[shift], successors=found)
+    assert "from 0.0 to 0.0 %" in facts[1]
