@@ -22,7 +22,7 @@ from checkpoints import HERE, SHARED, cell, clean_data, images, load
 from repairs import SAMPLES, Specimen
 from torch import nn
 
-from secateur.data import LabelledImages, open_images, read_trigger, sample_clean, stream
+from secateur.data import LabelledImages, Trigger, open_images, read_trigger, sample_clean, stream
 from secateur.evaluation import evaluate, mask_overlap, separation
 from secateur.expose import (
     GENTLE,
@@ -138,7 +138,7 @@ def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]
         network, convention = subject.model.network, subject.model.convention
         result["success"] = success_of(network, found.trigger, found.label, subject.test, convention)
         if subject.trigger is not None and hasattr(subject.trigger, "keep"):
-            result["overlap"] = mask_overlap(found.trigger, subject.trigger)
+            result |= overlaps(found.trigger, subject.trigger)
     start = time.perf_counter()
     repair = RNP()(
         subject.model.network,
@@ -182,9 +182,17 @@ def recovered(subject: Subject, seed: int) -> dict[str, Any]:
                 "smallest": min(triggers, key=lambda one: (not one.converged, one.norm)).label,
                 # On the network as it came: that is where it would be used.
                 "success": success_of(network, trigger.trigger, subject.target, subject.test, convention),
-                "overlap": mask_overlap(trigger.trigger, subject.trigger),
+                **overlaps(trigger.trigger, subject.trigger),
             }
     return found
+
+
+def overlaps(found: Trigger, planted: Trigger) -> dict[str, float]:
+    """Return how far the masks of two triggers overlap, in place and wherever they fit best."""
+    return {
+        "overlap": mask_overlap(found, planted),
+        "overlap_anywhere": mask_overlap(found, planted, anywhere=True),
+    }
 
 
 def separated(subject: Subject, seed: int, detector: str) -> dict[str, Any]:
@@ -291,15 +299,16 @@ def table(cells: dict[str, Any]) -> str:
         return [value for key, value in cells.items() if key.startswith(f"{name}|{kind}|")]
 
     lines = [
-        "| network | verdict | label | label score | strength | success | overlap | s |",
-        "| --- " * 8 + "|",
+        "| network | verdict | label | label score | strength | success | overlap | anywhere | s |",
+        "| --- " * 9 + "|",
     ]
     for name in subjects:
         if found := of(name, "scan"):
             told = [", ".join(sorted({str(f[what]) for f in found})) for what in ("conclusion", "label")]
             scores = middle([f["labels"] and f["labels"]["score"] for f in found])
             numbers = [
-                middle([f.get(what) for f in found]) for what in ("strength", "success", "overlap", "seconds")
+                middle([f.get(what) for f in found])
+                for what in ("strength", "success", "overlap", "overlap_anywhere", "seconds")
             ]
             lines.append(f"| `{name}` | " + " | ".join([*told, scores, *numbers]) + " |")
     lines += ["", "| network | ACC | ASR | ACC after | ASR after | pruned | s |", "| --- " * 7 + "|"]
@@ -315,8 +324,8 @@ def table(cells: dict[str, Any]) -> str:
             lines.append(f"| `{name}` | " + " | ".join([*rates, *numbers]) + " |")
     lines += [
         "",
-        "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap |",
-        "| --- " * 7 + "|",
+        "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap | anywhere |",
+        "| --- " * 8 + "|",
     ]
     for name in subjects:
         found = of(name, "recovery")
@@ -324,7 +333,7 @@ def table(cells: dict[str, Any]) -> str:
             at = [value[stage] for value in found if stage in value]
             numbers = [middle([one[what] for one in at]) for what in ("norm", "anomaly")]
             labels = ", ".join(sorted({str(one["smallest"]) for one in at}))
-            rates = [middle([one[what] for one in at]) for what in ("success", "overlap")]
+            rates = [middle([one[what] for one in at]) for what in ("success", "overlap", "overlap_anywhere")]
             lines.append(f"| `{name}` | {stage} | " + " | ".join([*numbers, labels, *rates]) + " |")
     kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before", "recovery"})
     lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]

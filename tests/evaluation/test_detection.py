@@ -56,6 +56,16 @@ def patch(*pixels: tuple[int, int], opacity: float = 1.0) -> Trigger:
     return Trigger(keep, add)
 
 
+def test_the_overlap_anywhere_is_that_of_the_shift_that_fits_best() -> None:
+    planted = patch((0, 0), (0, 1), (1, 0))
+    moved = patch((2, 2), (2, 3), (3, 2))
+    assert mask_overlap(moved, planted) == 0
+    assert mask_overlap(moved, planted, anywhere=True) == 1
+    # One pixel fits on one of three; beyond the edge nothing fits.
+    assert mask_overlap(patch((3, 3)), planted, anywhere=True) == pytest.approx(1 / 3)
+    assert mask_overlap(patch((3, 2), (3, 3)), planted, anywhere=True) == pytest.approx(2 / 3)
+
+
 def test_the_overlap_is_intersection_over_union() -> None:
     planted = patch((0, 0), (0, 1), (1, 0))
     assert mask_overlap(planted, planted) == 1

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,11 +69,19 @@ def separation(clean: Tensor, triggered: Tensor, *, seed: int = 0, level: float 
     return Separation(value, float(drawn.low), float(drawn.high), len(clean), len(triggered))
 
 
-def mask_overlap(found: Trigger, planted: Trigger) -> float:
+def mask_overlap(found: Trigger, planted: Trigger, *, anywhere: bool = False) -> float:
     """Return the intersection over union of the pixels that two triggers change, in ``[0, 1]``.
 
     A planted trigger changes the pixels where it keeps less than everything or adds something. An inverted
     mask has no edge: its pixels are those that it covers at least half as much as the one it covers most.
+
+    Parameters
+    ----------
+    found, planted
+        Triggers for images of one shape.
+    anywhere
+        Compare at the shift that fits best. A convolutional network answers a patch elsewhere as well, so
+        that an inversion has no reason to find the place where it was planted.
 
     Raises
     ------
@@ -84,10 +93,13 @@ def mask_overlap(found: Trigger, planted: Trigger) -> float:
             f"triggers for images of {tuple(found.keep.shape)} and {tuple(planted.keep.shape)} do not overlap"
         )
     covered = (1 - found.keep).amax(0)
-    mine = (covered >= HALF * covered.max()) & (covered > 0)
-    theirs = ((planted.keep != 1) | (planted.add != 0)).any(0)
-    union = int((mine | theirs).sum())
-    return int((mine & theirs).sum()) / union if union else 0.0
+    mine = ((covered >= HALF * covered.max()) & (covered > 0)).float()
+    theirs = ((planted.keep != 1) | (planted.add != 0)).any(0).float()
+    height, width = mine.shape
+    padding = (height - 1, width - 1) if anywhere else 0
+    common = F.conv2d(mine[None, None], theirs[None, None], padding=padding).max()
+    union = mine.sum() + theirs.sum() - common
+    return float(common / union) if union else 0.0
 
 
 def _area(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> np.float64:
