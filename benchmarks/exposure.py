@@ -324,7 +324,8 @@ def table(cells: dict[str, Any]) -> str:
             lines.append(f"| `{name}` | " + " | ".join([*rates, *numbers]) + " |")
     lines += [
         "",
-        "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap | anywhere |",
+        "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap | "
+        "anywhere |",
         "| --- " * 8 + "|",
     ]
     for name in subjects:
