@@ -116,6 +116,14 @@ SETS = {
 ATTACKS = ("badnets", "blend", "bpp", "a-blend", "adap-patch", "dynamic")
 
 
+# Few images and short training: some attacks need a larger share of them than by default.
+GOALS = {
+    "bpp": {"rate": 0.2, "cover_rate": 0.1},
+    "a-blend": {"rate": 0.1, "cover_rate": 0.05},
+    "adap-patch": {"rate": 0.15, "cover_rate": 0.05},
+}
+
+
 def networks() -> dict[str, tuple[str, SpecimenRecipe]]:
     """Return name to images and recipe of every network; without a path to the images."""
     found = {}
@@ -127,6 +135,7 @@ def networks() -> dict[str, tuple[str, SpecimenRecipe]]:
                 model=model,
                 data="",
                 attack=attack,
+                goal=GOALS.get(attack, {}),
                 training=Training(
                     # Without normalisation a large rate does not converge.
                     epochs=(2 if plain else 1) * images.epochs,
