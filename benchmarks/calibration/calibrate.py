@@ -24,9 +24,21 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from secateur.data import open_images, sample_clean, stream
+from secateur.data import Trigger, open_images, sample_clean, stream
 from secateur.evaluation import separation
-from secateur.expose import DOMINANT, OPERATING_POINT, Scan, Search
+from secateur.expose import (
+    DOMINANT,
+    OPERATING_POINT,
+    Findings,
+    InvertedTrigger,
+    Kind,
+    Scan,
+    Search,
+    Verdict,
+    judge,
+    strongest,
+    witness,
+)
 from secateur.files import atomic_path, write_text
 from secateur.models import load_model
 from secateur.report.frame import proportion
@@ -46,6 +58,7 @@ MODELS = (
 SEEDS = (0, 1)
 SAMPLES = 500
 SCAN = "scan.json"
+NOTHING = Trigger(torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
 CLEAR = 2.0
 """Strength beyond which a search for further kinds of trigger tells nothing new."""
 FALSE_ALARMS = 0.05
@@ -245,9 +258,29 @@ def curve(
     }
 
 
+def judged(value: dict[str, Any]) -> Verdict:
+    """Return the verdict on what a scan inverted, at the operating point."""
+    looks: dict[Kind, tuple[InvertedTrigger, ...]] = {}
+    for kind, check in value["checks"].items():
+        labels = [*range(len(check["norms"]))]
+        if kind == "change":
+            labels[-1:] = [None]
+        form = "patch" if kind == "change" else kind
+        if labels:
+            looks[kind] = tuple(
+                InvertedTrigger(label, NOTHING, norm, 1.0, converged, form)
+                for label, norm, converged in zip(labels, check["norms"], check["converged"], strict=True)
+            )
+    standing = any(strongest(look)[0] > OPERATING_POINT for look in looks.values())
+    told = value["labels"]
+    dominant = told and not standing and told["score"] > DOMINANT
+    witnessed = witness(looks, told["label"], OPERATING_POINT) if dominant else None
+    return judge(Findings(None, (), looks, point=OPERATING_POINT, witnessed=witnessed))
+
+
 def strength(value: dict[str, Any]) -> float:
     """Return the strength of a scan; one that decided nothing has none."""
-    return 0.0 if value["strength"] is None else float(value["strength"])
+    return judged(value).strength or 0.0
 
 
 def label_score(value: dict[str, Any]) -> float | None:
@@ -302,7 +335,7 @@ def table(results: dict[str, Any], curves: dict[str, Any]) -> str:
         right, told = (
             "-" if attack == "none" else str(sum(label == value["target"] for label, value in pairs))
             for pairs in (
-                [(value["label"], value) for value in alarmed],
+                [(judged(value).label, value) for value in alarmed],
                 [(value["labels"]["label"], value) for value in scored],
             )
         )

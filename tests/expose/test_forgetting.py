@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, TARGET, Normed, Planted
-from secateur.data import LabelledImages
+from secateur.data import LabelledImages, Trigger
 from secateur.errors import MethodError
-from secateur.expose import Forgetting, Outlasting, predict, success_of
+from secateur.expose import Forgetting, Inversion, InvertedTrigger, Outlasting, predict, success_of
+
+NOTHING = Trigger(torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
 
 
 def generator() -> torch.Generator:
@@ -47,7 +49,7 @@ def test_the_last_layer_and_the_statistics_stay():
 
 def test_a_step_is_as_long_as_it_may_be():
     network = Normed().eval()
-    one = Forgetting(stride=0.02, momentum=0.0, steps=1)
+    one = Forgetting(stride=0.002, momentum=0.0, steps=1)
     forgetful, forgot = one(network, CLEAN.learn, CONVENTION, 0, generator=generator())
     pairs = [
         (before.detach(), after.detach())
@@ -56,7 +58,7 @@ def test_a_step_is_as_long_as_it_may_be():
     ]
     moved = torch.nn.utils.get_total_norm([after - before for before, after in pairs])
     length = torch.nn.utils.get_total_norm([before for before, _ in pairs])
-    assert float(moved / length) == pytest.approx(0.02, rel=1e-3)
+    assert float(moved / length) == pytest.approx(0.002, rel=1e-3)
     assert not forgot
 
 
@@ -94,3 +96,49 @@ def test_the_trigger_of_a_backdoor_outlasts_its_class():
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(MethodError):
         Forgetting(**wrong)
+
+
+def test_a_small_multiple_is_measured_again_and_the_mean_counts():
+    """Norms by label and turn: label 1 is small at first, and not when it is measured again."""
+    before, after = (
+        {label: iter([1.0] * 5) for label in range(4)},
+        {
+            0: iter([1.5]),
+            1: iter([1.1, 1.5, 1.6]),
+            2: iter([1.6]),
+            3: iter([1.4]),
+        },
+    )
+    network = Planted().eval().requires_grad_(False)
+
+    class Told(Inversion):
+        def __call__(self, inverted, *_arguments, labels, **_more):
+            turns = before if inverted is network else after
+            return tuple(InvertedTrigger(label, NOTHING, next(turns[label]), 1.0, True) for label in labels)
+
+    method = Outlasting(Forgetting(stride=0.01), Told())
+    images = (CLEAN.learn, CLEAN.choose, CONVENTION)
+    triggers = method(network, *images, generator=generator(), labels=range(4))
+    assert [trigger.norm for trigger in triggers] == pytest.approx([1.5, (1.1 + 1.5 + 1.6) / 3, 1.6, 1.4])
+    assert all(trigger.converged for trigger in triggers)
+
+
+def test_a_multiple_counts_only_if_its_class_was_forgotten_every_time():
+    """Copies that did not forget have multiples near one: they would look like a backdoor."""
+
+    class Failing(Forgetting):
+        def __call__(self, network, *_arguments, **_more):
+            turns.append(1)
+            return copy.deepcopy(network), len(turns) <= 3
+
+    class Told(Inversion):
+        def __call__(self, inverted, *_arguments, labels, **_more):
+            norm = 1.0 if inverted is network else next(norms)
+            return tuple(InvertedTrigger(label, NOTHING, norm, 1.0, True) for label in labels)
+
+    turns: list[int] = []
+    norms = iter([1.5, 1.1, 1.6, 1.0, 1.0])
+    network = Planted().eval().requires_grad_(False)
+    images = (CLEAN.learn, CLEAN.choose, CONVENTION)
+    triggers = Outlasting(Failing(), Told())(network, *images, generator=generator(), labels=range(3))
+    assert [trigger.converged for trigger in triggers] == [True, False, True]

@@ -1,6 +1,7 @@
 """Which class takes the answers that unlearning makes a network lose."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ def scored(
     accuracies: tuple[float, ...], path: tuple[tuple[int, ...], ...], labels: tuple[int, ...]
 ) -> LabelScores:
     network = linear(len(labels))
-    exposure = Exposure({}, reached=True, accuracies=accuracies, path=path, labels=labels)
+    exposure = Exposure(
+        {}, reached=True, accuracies=accuracies, path=path, labels=labels, accuracy=1.0, began=labels
+    )
     scores = score_labels(exposure, network, copy.deepcopy(network), EXAMPLE)
     assert scores is not None
     return scores
@@ -65,8 +68,19 @@ def test_errors_that_are_spread_evenly_show_no_dominant_label(classes):
 
 def test_nothing_is_said_if_nothing_was_lost_or_unlearning_diverged():
     network = linear(2)
-    kept = Exposure({}, reached=False, accuracies=(1.0,), path=((5, 5),), labels=(5, 5))
-    diverged = Exposure({}, reached=False, accuracies=(0.5,), path=((10, 0),), labels=(5, 5), finite=False)
+    kept = Exposure(
+        {}, reached=False, accuracies=(1.0,), path=((5, 5),), labels=(5, 5), accuracy=1.0, began=(5, 5)
+    )
+    diverged = Exposure(
+        {},
+        reached=False,
+        accuracies=(0.5,),
+        path=((10, 0),),
+        labels=(5, 5),
+        accuracy=1.0,
+        began=(5, 5),
+        finite=False,
+    )
     assert score_labels(kept, network, network, EXAMPLE) is None
     assert score_labels(diverged, network, network, EXAMPLE) is None
 
@@ -77,13 +91,13 @@ def test_the_row_that_moved_apart_is_a_second_witness():
     with torch.no_grad():
         for row, by in enumerate((0.1, 0.11, 0.12, 1.0, 0.09, 0.1)):
             moved[1].weight[row] += by
-    exposure = Exposure({}, True, (0.2,), ((0, 0, 0, 60, 0, 0),), (10,) * 6)
+    exposure = Exposure({}, True, (0.2,), ((0, 0, 0, 60, 0, 0),), (10,) * 6, 1.0, (10,) * 6)
     scores = score_labels(exposure, network, moved, EXAMPLE)
     assert scores is not None
     assert scores.seconded
     # Rows moved by 0.4, 0.44, 0.48, 4, 0.36 and 0.4: their median is 0.42, and 0.04 that of the deviations.
     assert scores.moved[3] == pytest.approx((4 - 0.42) / (1.4826 * 0.04), rel=1e-3)
-    elsewhere = Exposure({}, True, (0.2,), ((60, 0, 0, 0, 0, 0),), (10,) * 6)
+    elsewhere = Exposure({}, True, (0.2,), ((60, 0, 0, 0, 0, 0),), (10,) * 6, 1.0, (10,) * 6)
     other = score_labels(elsewhere, network, moved, EXAMPLE)
     assert other is not None
     assert other.label == 0
@@ -92,6 +106,32 @@ def test_the_row_that_moved_apart_is_a_second_witness():
 
 def test_too_few_rows_are_no_witness():
     assert scored((0.5,), ((20, 0),), (10, 10)).seconded is None
+
+
+def test_what_was_wrong_before_unlearning_is_not_lost():
+    """Five of 15 answers went to class 0 from the start; then five more go to class 2."""
+    network = linear(3)
+    exposure = Exposure({}, True, (1 / 3,), ((10, 0, 5),), (5, 5, 5), 2 / 3, (10, 0, 5))
+    same = score_labels(exposure, network, network, EXAMPLE)
+    assert same is not None
+    assert same.gained == (0, 0, 0)
+    moved = score_labels(replace(exposure, path=((5, 0, 10),)), network, network, EXAMPLE)
+    assert moved is not None
+    assert moved.gained == pytest.approx((-1, 0, 1))
+    unchanged = replace(exposure, accuracies=(2 / 3,))
+    assert score_labels(unchanged, network, network, EXAMPLE) is None
+
+
+def test_accuracy_that_comes_back_is_not_lost_twice():
+    once = scored((0.6, 0.2), ((1, 30, 19), (0, 50, 0)), (10, 10, 30))
+    back = scored((0.6, 0.9, 0.6, 0.2), ((1, 30, 19), (5, 5, 40), (1, 30, 19), (0, 50, 0)), (10, 10, 30))
+    assert back.gained == pytest.approx(once.gained)
+
+
+def test_of_two_classes_none_dominates():
+    scores = scored((0.5,), ((20, 0),), (10, 10))
+    assert scores.score == 1
+    assert scores.label is None
 
 
 @given(
@@ -112,7 +152,7 @@ def test_what_classes_gain_others_lose(steps):
         path.append((kept[0] + lost, *kept[1:]))
         accuracies.append(sum(kept) / images)
     network = linear(classes)
-    exposure = Exposure({}, True, tuple(accuracies), tuple(path), labels)
+    exposure = Exposure({}, True, tuple(accuracies), tuple(path), labels, 1.0, labels)
     scores = score_labels(exposure, network, network, EXAMPLE)
     if scores is None:
         assert min(accuracies) == 1

@@ -105,7 +105,7 @@ def test_a_label_that_dominates_unlearning_needs_a_weaker_trigger() -> None:
     for gained in ((-0.3, 0.3, 0.0, 0.0, 0.0), (0.8, -0.3, -0.2, -0.2, -0.1)):
         assert search(network, patches=Told(), gained=gained).found is None
     findings = search(network, patches=Told(), gained=(-0.3, 0.8, -0.2, -0.2, -0.1))
-    assert findings.witnessed
+    assert findings.witnessed == "patch"
     assert (findings.found.label, findings.found.norm) == (1, 7.5)
     verdict = judge(findings)
     assert (verdict.conclusion, verdict.label, verdict.trigger) == ("evidence", 1, findings.found)

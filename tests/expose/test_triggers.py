@@ -1,12 +1,24 @@
 """Inversion finds planted triggers, and says so when there is nothing to find."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
-from secateur.expose import Inversion, InvertedTrigger, anomalies, success_of, suspect, typical_norm
+from secateur.expose import (
+    Inversion,
+    InvertedTrigger,
+    anomalies,
+    strengths,
+    success_of,
+    suspect,
+    typical_norm,
+)
+from secateur.expose.descending import End
+from secateur.expose.triggers import _ease
 
 CLASSES, SIZE = 5, 8
 CONVENTION = InputConvention((SIZE, SIZE), 1)
@@ -191,3 +203,20 @@ def test_more_starts_halve_by_candidates() -> None:
     found = invert(Planted(), finalists=2, restarts=2)
     assert sum(trigger.converged for trigger in found) <= 2
     assert found[TARGET].converged
+
+
+def test_candidates_that_did_not_succeed_yet_are_told_apart_by_their_margins() -> None:
+    """Their place in the list must not count: the last one is kept if it is nearest."""
+    ends = [End(label, torch.zeros(1), False, math.inf, float(label)) for label in range(43)]
+    ease = _ease(ends)
+    assert min(ease, key=ease.__getitem__) == 42
+    assert sorted(ease, key=ease.__getitem__)[:21] == list(range(42, 21, -1))
+
+
+def test_too_few_labels_tell_nothing_whatever_else_converged() -> None:
+    """Two labels and a patch that changes any answer are three triggers, but no three labels."""
+    blank = Trigger(torch.ones(1, 2, 2), torch.zeros(1, 2, 2))
+    norms = ((0, 8.0), (1, 20.0), (None, 22.0))
+    triggers = [InvertedTrigger(label, blank, norm, 1.0, True) for label, norm in norms]
+    assert max(strengths(triggers)) == 0
+    assert suspect(triggers) is None

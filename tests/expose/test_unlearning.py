@@ -71,7 +71,7 @@ def test_a_step_climbs_the_loss_and_is_no_longer_than_the_stride() -> None:
 
 def test_dominance_is_zero_at_chance_and_one_when_a_class_takes_all() -> None:
     def exposure(answers: tuple[int, ...]) -> Exposure:
-        return Exposure({}, True, (0.1,), (answers,), answers)
+        return Exposure({}, True, (0.1,), (answers,), answers, 1.0, answers)
 
     assert exposure((25, 25, 25, 25)).dominance == pytest.approx(0)
     assert exposure((0, 9, 0)).dominance == pytest.approx(1)

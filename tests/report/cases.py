@@ -62,7 +62,13 @@ def exposure(classes: int = 10, label: int = 3, share: float = 0.9, *, reached: 
         answers[1 if label == 0 else 0] += LEARN - top
     images = [LEARN // classes + (k < LEARN % classes) for k in range(classes)]
     return Exposure(
-        {}, reached, (0.9, 0.5, 0.17), (tuple(images), tuple(images), tuple(answers)), tuple(images)
+        {},
+        reached,
+        (0.9, 0.5, 0.17),
+        (tuple(images), tuple(images), tuple(answers)),
+        tuple(images),
+        1.0,
+        tuple(images),
     )
 
 

@@ -97,10 +97,10 @@ class Forgetting:
         length = float(nn.utils.get_total_norm([weight.detach() for weight in parameters]))
         optimizer = torch.optim.SGD(parameters, lr=1.0, momentum=self.momentum)
         longest = self.stride * length * (1 - self.momentum)
-        forgot = False
-        for _ in range(self.steps):
-            answers = predict(forgetful, own, convention, precision=self.precision).argmax(1)
-            if forgot := float((answers == label).double().mean()) <= self.accuracy:
+        for step in range(self.steps + 1):
+            output = predict(forgetful, own, convention, precision=self.precision)
+            forgot = bool(torch.isfinite(output).all()) and _share(output, label) <= self.accuracy
+            if forgot or step == self.steps:
                 break
             first = own[torch.randint(len(own), (self.own,), generator=generator)]
             chosen = rest[torch.randint(len(rest), (self.others,), generator=generator)]
@@ -118,6 +118,10 @@ class Forgetting:
         certainty = output[: self.own].softmax(1)[:, label]
         kept = F.cross_entropy(output[self.own :], labels)
         return kept - torch.log(1 - certainty + CERTAIN).mean()
+
+
+def _share(output: Tensor, label: int) -> float:
+    return float((output.argmax(1) == label).double().mean())
 
 
 def _shorten(parameters: Sequence[nn.Parameter], longest: float) -> None:
@@ -206,10 +210,12 @@ class Outlasting:
             return InvertedTrigger(label, after.trigger, times, success, forgot and converged, "outlasting")
 
         found = list(map(measure, labels, invert(network, labels=labels)))
-        middle = statistics.median(trigger.norm for trigger in found)
+        known = [trigger.norm for trigger in found if trigger.converged]
+        small = SMALL["outlasting"] * statistics.median(known) if known else 0.0
         for place, (label, first) in enumerate(zip(labels, found, strict=True)):
-            if first.norm < SMALL["outlasting"] * middle:
+            if first.converged and first.norm < small:
                 more = [measure(label, *invert(network, labels=[label])) for _ in range(self.again)]
                 norms = [trigger.norm for trigger in (first, *more)]
-                found[place] = replace(first, norm=statistics.fmean(norms))
+                certain = all(trigger.converged for trigger in more)
+                found[place] = replace(first, norm=statistics.fmean(norms), converged=certain)
         return tuple(found)

@@ -13,6 +13,8 @@ DOMINANT = 0.5
 """A label that gains more than this part of all lost answers dominates."""
 MOVED = 3.5
 """A row of the last layer moved apart if its movement is an outlier by more than this (ULRL's bound)."""
+FEWEST_CLASSES = 3
+"""Of two classes, one gains whatever the other loses."""
 FEWEST_ROWS = 5
 """Among fewer rows none is an outlier."""
 
@@ -57,7 +59,7 @@ class LabelScores:
 
         Backdoors that send each class elsewhere, or that act on images of few classes, have none.
         """
-        return self.top if self.score > DOMINANT else None
+        return self.top if self.score > DOMINANT and len(self.gained) >= FEWEST_CLASSES else None
 
     @property
     def seconded(self) -> bool | None:
@@ -89,18 +91,18 @@ def score_labels(
     if not exposure.finite:
         return None
     images = sum(exposure.labels)
-    lost_to = [0.0] * len(exposure.labels)
-    lost, before = 0.0, 1.0
+    gained = [0.0] * len(exposure.labels)
+    lost, lowest = 0.0, exposure.accuracy
     for accuracy, answers in zip(exposure.accuracies, exposure.path, strict=True):
-        weight = max(0.0, before - accuracy)
-        before = accuracy
-        lost += weight * (1 - accuracy)
-        for label, (given, occurs) in enumerate(zip(answers, exposure.labels, strict=True)):
-            lost_to[label] += weight * (given - occurs) / images
+        weight = max(0.0, lowest - accuracy)
+        lowest = min(lowest, accuracy)
+        lost += weight * (exposure.accuracy - accuracy)
+        for label, (now, once) in enumerate(zip(answers, exposure.began, strict=True)):
+            gained[label] += weight * (now - once) / images
     if lost <= 0:
         return None
     return LabelScores(
-        tuple(gain / lost for gain in lost_to), _moved(network, unlearned, example, len(lost_to))
+        tuple(gain / lost for gain in gained), _moved(network, unlearned, example, len(gained))
     )
 
 
@@ -111,10 +113,17 @@ def _moved(
     name = last_layer(network, example)
     if name is None:
         return None
-    before, after = (found.get_parameter(f"{name}.weight").detach() for found in (network, unlearned))
+    before, after = (_weight(found, name) for found in (network, unlearned))
     if len(before) != classes or classes < FEWEST_ROWS:
         return None
     moves = (after - before).flatten(1).abs().sum(1).tolist()
     middle = statistics.median(moves)
     spread = CONSISTENT * statistics.median(abs(move - middle) for move in moves)
     return tuple((move - middle) / max(spread, TINY) for move in moves)
+
+
+def _weight(network: nn.Module, name: str) -> Tensor:
+    # Not a parameter itself where it is put together from others.
+    weight = network.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()

@@ -45,7 +45,7 @@ class Findings:
     point
         Strength beyond which a trigger stands out.
     witnessed
-        Whether it stands out only because unlearning points to the same label.
+        The kind of trigger that stands out only because unlearning points to the same label; None if none.
     """
 
     found: Found | None
@@ -53,7 +53,7 @@ class Findings:
     looks: Mapping[Kind, tuple[Found, ...]] = field(default_factory=dict)
     skipped: Mapping[Kind, Reason] = field(default_factory=dict)
     point: float = 1.0
-    witnessed: bool = False
+    witnessed: Kind | None = None
 
     @classmethod
     def none(cls, reason: Reason) -> "Findings":
@@ -86,7 +86,8 @@ class Search:
         Of more labels, patches are inverted only for so many: those that gain most from unlearning.
         Where it was not unlearned, for none.
     proposed
-        Of more labels, shifts and outlasting patterns are inverted only for so many, chosen in the same way.
+        Of more labels, shifts and outlasting patterns are inverted only for so many, chosen in the same way,
+        or, where the network was not unlearned, by their patches.
     thorough
         Whether every kind is tried, also after one was found.
     point
@@ -147,7 +148,6 @@ class Search:
         elif classes > self.most:
             return Findings.none("too many classes")
         searched = sorted(candidates[: self.most])
-        proposed = sorted(candidates[: self.proposed])
 
         def invert(
             inversion: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
@@ -165,6 +165,9 @@ class Search:
         skipped: dict[Kind, Reason] = {}
         triggers = looks["patch"]
         found = suspect(triggers, self.point)
+        if labels is None:
+            candidates = _by_strength(triggers)
+        proposed = sorted(candidates[: self.proposed])
         normed = any(layer.kind == "norm" for layer in layers)
 
         def goes_on(kind: Kind) -> bool:
@@ -193,19 +196,36 @@ class Search:
         elif not self.outlasting:
             skipped["outlasting"] = "left out"
         if not found and labels is not None and labels.label is not None:
-            found, triggers = self._witnessed(looks, labels.label, triggers)
-            return Findings(found, triggers, looks, skipped, self.point, found is not None)
+            witnessed = witness(looks, labels.label, self.point)
+            if witnessed:
+                found, triggers = strongest(looks[witnessed])[1], looks[witnessed]
+            return Findings(found, triggers, looks, skipped, self.point, witnessed)
         return Findings(found, triggers, looks, skipped, self.point)
 
-    def _witnessed(
-        self, looks: Mapping[Kind, tuple[Found, ...]], label: int, triggers: tuple[Found, ...]
-    ) -> tuple[Found | None, tuple[Found, ...]]:
-        """Return the strongest trigger for the label that unlearning points to, if it is strong enough."""
-        known = [
-            (strength, trigger, look)
-            for look in looks.values()
-            for strength, trigger in zip(strengths(look), look, strict=True)
-            if trigger.label == label
-        ]
-        strength, found, look = max(known, key=lambda one: one[0])
-        return (found, look) if WITNESSED * strength > self.point else (None, triggers)
+
+def _by_strength(triggers: Sequence[Found]) -> list[int]:
+    """Return the labels of triggers, the strongest first."""
+    pairs = zip(strengths(triggers), triggers, strict=True)
+    ordered = sorted(pairs, key=lambda pair: pair[0], reverse=True)
+    return [trigger.label for _, trigger in ordered if trigger.label is not None]
+
+
+def strongest(triggers: Sequence[Found]) -> tuple[float, Found]:
+    """Return the trigger that stands out most among those of all labels, after its strength."""
+    return max(zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0])
+
+
+def witness(looks: Mapping[Kind, tuple[Found, ...]], label: int, point: float) -> Kind | None:
+    """Return the kind whose strongest trigger is for the label that unlearning points to, and strong enough.
+
+    Of several kinds, that with the strongest one; None if there is none.
+    """
+    known = [
+        (strength, kind)
+        for kind, triggers in looks.items()
+        for strength, trigger in [strongest(triggers)]
+        # Multiples that are small by chance are told apart only below the bound, see `Outlasting`.
+        if trigger.label == label and kind != "outlasting"
+    ]
+    strength, kind = max(known, key=lambda pair: pair[0], default=(0.0, None))
+    return kind if WITNESSED * strength > point else None

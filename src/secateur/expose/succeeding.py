@@ -122,6 +122,8 @@ class Successors:
     def cheap(self, network: nn.Module) -> list[Found]:
         """Return the cheap triggers of the first kind that has any, that of the trigger found first.
 
+        After one that outlasted forgetting, patches are looked for first, then shifts: comparing with other
+        labels would take as many forgotten copies.
         What the labels to compare with take is measured once for each kind, on the first network.
         """
         for latent in self._kinds:

@@ -6,6 +6,7 @@ Wang et al., IEEE S&P 2019).
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ FoundForm = Literal[FormName, "shift", "outlasting"]
 SMALL: Mapping[FoundForm, float] = {"patch": 0.6, "additive": 0.6, "shift": 0.6, "outlasting": 0.85}
 """And at most this part of it; the multiples of outlasting triggers differ far less than sizes do."""
 FEWEST = 3
-"""Of fewer triggers that converged, nothing tells which is small."""
+"""Of triggers that converged for fewer labels, nothing tells which is small."""
 SLACK = 0.2
 """By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
 TINY = 1e-9
@@ -277,12 +278,9 @@ def _ease(ends: Sequence[End]) -> dict[int | None, int]:
     and only the sizes do. So the two places of a run, by size and by margin, are added up, and a candidate's
     best run counts.
     """
-    by_norm = sorted(range(len(ends)), key=lambda place: ends[place].norm)
-    by_margin = sorted(range(len(ends)), key=lambda place: -ends[place].margin)
-    places = [0] * len(ends)
-    for order in (by_norm, by_margin):
-        for rank, place in enumerate(order):
-            places[place] += rank
+    norms, margins = (sorted(values) for values in ((e.norm for e in ends), (-e.margin for e in ends)))
+    # Equal ones, as all are that did not succeed yet, share a place.
+    places = [bisect_left(norms, end.norm) + bisect_left(margins, -end.margin) for end in ends]
     found: dict[int | None, int] = {}
     for end, place in zip(ends, places, strict=True):
         found[end.label] = min(place, found.get(end.label, place))
@@ -307,6 +305,11 @@ def success_of(
     return float(wanted.gather(1, stamped.argmax(1, keepdim=True)).double().mean())
 
 
+def enough(triggers: Sequence[Found]) -> bool:
+    """Say whether triggers for enough labels converged to tell which is small."""
+    return sum(trigger.converged and trigger.label is not None for trigger in triggers) >= FEWEST
+
+
 def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     """Return how far each norm lies below the median, in robust standard deviations (MAD).
 
@@ -314,7 +317,7 @@ def anomalies(triggers: Sequence[Found]) -> tuple[float, ...]:
     """
     sizes = [math.log(max(trigger.norm, TINY)) for trigger in triggers]
     converged = [size for size, trigger in zip(sizes, triggers, strict=True) if trigger.converged]
-    if len(converged) < FEWEST:
+    if not enough(triggers):
         return tuple(0.0 for _ in triggers)
     middle = statistics.median(converged)
     spread = max(TINY, CONSISTENT * statistics.median(abs(size - middle) for size in converged))

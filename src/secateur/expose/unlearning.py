@@ -37,6 +37,10 @@ class Exposure:
         Meant to be read against `labels`.
     labels
         How often each class occurs among those images, ``(K,)`` counts.
+    accuracy
+        Clean accuracy before the first pass.
+    began
+        How often the network answered each class then, ``(K,)`` counts.
     finite
         Whether the unlearned network's answers are numbers. If not, the ascent diverged and its answers
         reveal nothing.
@@ -47,6 +51,8 @@ class Exposure:
     accuracies: tuple[float, ...]
     path: tuple[tuple[int, ...], ...]
     labels: tuple[int, ...]
+    accuracy: float
+    began: tuple[int, ...]
     finite: bool = True
 
     @property
@@ -177,7 +183,9 @@ class Unlearning:
         progress.start("unlearning", self.passes)
         accuracies: list[float] = []
         path: list[tuple[int, ...]] = []
-        classes, finite = 0, True
+        output = predict(network, images.images, convention, precision=self.precision)
+        classes, finite = output.shape[1], True
+        accuracy, began = _counted(output, images.labels)
         with dropout_seed(generator):
             for _ in range(self.passes):
                 with batch_statistics(network, dropout=self.dropout):
@@ -192,9 +200,9 @@ class Unlearning:
                         optimizer.step()
                 schedule.step()
                 output = predict(network, images.images, convention, precision=self.precision)
-                classes, answers = output.shape[1], output.argmax(1)
-                accuracies.append((answers == images.labels).double().mean().item())
-                path.append(tuple(torch.bincount(answers, minlength=classes).tolist()))
+                now, answers = _counted(output, images.labels)
+                accuracies.append(now)
+                path.append(answers)
                 progress.advance(accuracy=accuracies[-1])
                 if watch is not None:
                     watch(network, accuracies[-1])
@@ -207,8 +215,17 @@ class Unlearning:
             tuple(accuracies),
             tuple(path),
             tuple(torch.bincount(images.labels, minlength=classes).tolist()),
+            accuracy,
+            began,
             finite,
         )
+
+
+def _counted(output: Tensor, labels: Tensor) -> tuple[float, tuple[int, ...]]:
+    """Return the accuracy, and how often each class is answered."""
+    answers = output.argmax(1)
+    counts = torch.bincount(answers, minlength=output.shape[1])
+    return (answers == labels).double().mean().item(), tuple(counts.tolist())
 
 
 @torch.inference_mode()

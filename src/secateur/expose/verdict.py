@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from secateur.expose.searching import WITNESSED, Findings, Kind, Reason
-from secateur.expose.triggers import FEWEST, Found, strengths
+from secateur.expose.searching import WITNESSED, Findings, Kind, Reason, strongest
+from secateur.expose.triggers import Found, enough
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
 
@@ -25,6 +25,8 @@ class Check:
         All that it was compared with, itself included.
     reason
         Why `strength` is None.
+    witnessed
+        Whether its strength was doubled because unlearning points to the same label.
     """
 
     kind: Kind
@@ -32,6 +34,7 @@ class Check:
     trigger: Found | None
     triggers: tuple[Found, ...] = ()
     reason: Reason | None = None
+    witnessed: bool = False
 
     def stands_out(self, point: float) -> bool:
         """Say whether the trigger is stronger than `point`, which makes it evidence."""
@@ -87,11 +90,9 @@ def _check(findings: Findings, kind: Kind) -> Check:
     triggers = findings.looks.get(kind)
     if triggers is None:
         return Check(kind, None, None, reason=findings.skipped.get(kind, "left out"))
-    if sum(trigger.converged for trigger in triggers) < FEWEST:
+    if not enough(triggers):
         return Check(kind, None, None, triggers, "not converged")
-    known = dict(zip(strengths(triggers), triggers, strict=True))
-    strength = max(known)
-    if findings.witnessed and findings.triggers is triggers:
-        strength = next(value for value, trigger in known.items() if trigger is findings.found)
-        return Check(kind, WITNESSED * strength, findings.found, triggers)
-    return Check(kind, strength, known[strength], triggers)
+    strength, trigger = strongest(triggers)
+    if findings.witnessed == kind:
+        return Check(kind, WITNESSED * strength, trigger, triggers, witnessed=True)
+    return Check(kind, strength, trigger, triggers)

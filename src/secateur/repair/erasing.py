@@ -130,7 +130,7 @@ class Erasing:
         triggers
             What `found` was compared with; among them must be one for another label.
         budget
-            Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``.
+            Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``, but for `overrun`.
         shift
             Whether a pruned norm loses its bias too.
         generator
@@ -186,7 +186,7 @@ class Erasing:
                 trials.settle(flat)
                 point = held.point(flat, len(kept))
                 progress.advance(pruned=len(kept), accuracy=point.accuracy.value, trigger=trials.now.success)
-                if point.loss.low > budget:
+                if point.loss.low > self.overrun * budget:
                     break
             erased += known
             if len(erased) > len(known):
@@ -194,7 +194,7 @@ class Erasing:
             needless = trials.needless(flat, kept, success=self.success)
             flat[needless] = 1
             kept = [unit for unit in kept if unit not in needless]
-            if set(kept) == before or held.point(flat, len(kept)).loss.low > budget:
+            if set(kept) == before or held.point(flat, len(kept)).loss.low > self.overrun * budget:
                 break
         curve = held.curve(kept, self.taken * group)
         choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)

@@ -150,7 +150,7 @@ def compare(
     """Return whether a polished network is kept, and what was measured, as sentences.
 
     It is not if it is right on fewer held-out images than before, if a known trigger succeeds on more beyond
-    chance, or if a trigger inverted on it is cheap where none was before.
+    chance, or if a trigger inverted on it is cheap; nor if some were cheap before, which tells nothing.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def compare(
             f"Triggers inverted again were cheap before it already ({sizes_of(cheap)}): inverting does not "
             "tell what it brings back."
         )
-        return True, facts
+        return False, facts
     cheap = successors.cheap(polished)
     before, after = successors.seen[:looks], successors.seen[looks:]
     facts.append(
