@@ -56,7 +56,7 @@ def test_a_softmax_inside_does_not_hide_the_backdoor() -> None:
     assert torch.equal(plain.scores, inside.scores)
     function = repair(Wrapped("function"))
     # What is learned on the way amplifies rounding.
-    assert torch.allclose(plain.scores, function.scores, atol=0.1)
+    assert torch.corrcoef(torch.stack([plain.scores, function.scores]))[0, 1] > 0.99
 
 
 class Remembering(nn.Module):
