@@ -29,6 +29,7 @@ from tests.report.cases import (
 )
 
 from secateur.expose import DOMINANT, Exposure, Findings, LabelScores
+from secateur.expose.searching import WITNESSED
 from secateur.report import wording
 from secateur.report.evidence import SCORE_BINS, histogram
 from secateur.report.frame import plain
@@ -305,6 +306,22 @@ def test_a_scan_tells_verdict_label_and_strength() -> None:
     assert nothing["trigger"] is None
     assert "not a statement that the network is clean" in nothing["statement"]
     assert situation("nothing searched")["verdict"]["strength"] is None
+
+
+def test_a_strength_that_was_doubled_is_told_as_such() -> None:
+    evidence, alone = situation("witnessed"), situation("evidence")
+    check, *others = (c for c in evidence["checks"] if c["check"] in wording.SEARCHES.values())
+    assert check["witnessed"]
+    assert (
+        f"{check['strength']:.2f}, doubled because unlearning points to the same label;" in check["statement"]
+    )
+    assert not any(c["witnessed"] or "doubled" in c["statement"] for c in (*others, *alone["checks"]))
+    assert check["strength"] / WITNESSED < evidence["verdict"]["point"] < check["strength"]
+    weaker = "smaller than such triggers are for other classes, and unlearning points to the same label."
+    assert weaker in evidence["statement"]
+    assert "far smaller" not in evidence["statement"]
+    assert "far smaller" in alone["statement"]
+    assert weaker not in alone["statement"]
 
 
 def test_a_name_that_is_the_number_is_not_repeated() -> None:

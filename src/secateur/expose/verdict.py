@@ -25,6 +25,8 @@ class Check:
         All that it was compared with, itself included.
     reason
         Why `strength` is None.
+    witnessed
+        Whether its strength was doubled because unlearning points to the same label.
     """
 
     kind: Kind
@@ -32,6 +34,7 @@ class Check:
     trigger: Found | None
     triggers: tuple[Found, ...] = ()
     reason: Reason | None = None
+    witnessed: bool = False
 
     def stands_out(self, point: float) -> bool:
         """Say whether the trigger is stronger than `point`, which makes it evidence."""
