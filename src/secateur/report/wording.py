@@ -173,15 +173,16 @@ def trigger_statement(trigger: Mapping[str, Any]) -> str:
 
 def label_statement(labels: Mapping[str, Any]) -> str:
     """Return which label unlearning reveals, how clearly, and whether the last layer says the same."""
-    gains = f"{percent(labels['score'])} of the answers lost while forgetting"
+    part = f"{percent(labels['score'])} of the answers that became wrong while forgetting"
     if labels["label"] is None:
-        return f"No dominant label: no class gains more than {gains}."
+        return f"No dominant label: no class got more than {part}."
     rows = {
-        True: "the rows of the last layer agree",
-        False: "the rows of the last layer do not agree",
-        None: "whether the rows of the last layer agree is not known: too few, or not one for each class",
+        True: "the last layer's weights point to the same class",
+        False: "the last layer's weights do not point to the same class",
+        None: "whether the last layer's weights point to the same class is not known: there are too few "
+        "classes, or not one row of weights for each",
     }[labels["seconded"]]
-    return f"Label {_class(labels)} gains {gains}; {rows}."
+    return f"{part} went to class {_class(labels)}; {rows}."
 
 
 def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -> str:
@@ -200,7 +201,7 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
     ]
     if not exposure["reached"]:
         sentences.append(
-            "Unlearning ended before the accuracy fell to the level asked for: fewer answers were lost."
+            "Unlearning ended before the accuracy fell to the level asked for: fewer answers became wrong."
         )
     if labels["label"] is None:
         sentences.append(
@@ -219,7 +220,7 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
     return " ".join(sentences)
 
 
-UNLEARNING = "Unlearning: the label that gains the answers that are lost"
+UNLEARNING = "Unlearning: the class to which the answers go that become wrong"
 NOTHING_LOST = "The network lost no answer while it was made to forget its task."
 SEARCHES: Mapping[Kind, str] = {
     "patch": "Trigger inversion: a patch for every label",
