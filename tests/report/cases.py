@@ -18,8 +18,10 @@ from secateur.expose import (
     InvertedTrigger,
     LabelScores,
     LatentTrigger,
+    Verdict,
     judge,
 )
+from secateur.expose.searching import WITNESSED
 from secateur.models import LoadedModel
 from secateur.models.checkpoint import Checkpoint
 from secateur.repair.result import CurvePoint, Repair
@@ -189,6 +191,7 @@ def make_scan(
     model = make_model(network(), 10, changes.pop("path", Path("somewhere/model.pth")))
     notes, labels = changes.pop("notes", ()), changes.pop("labels", scored() if revealed else None)
     exposed = Exposed(revealed, None, findings, {"unlearning": 12.3, "inverting": 45.6}, notes, labels)
+    verdict = changes.pop("verdict", None) or judge(findings)
     arguments: dict[str, Any] = {
         "inputs": {"source": "images/cifar10", "split": "train", "samples": 500, "seed": 0},
         "outputs": {"trigger.safetensors": "b" * 64},
@@ -196,12 +199,25 @@ def make_scan(
         "settings": {"point": 1.0},
         "command": ["secateur", "scan", "model.pth", "--arch", "tiny", "--data", "a folder"],
     }
-    return collect_scan(judge(findings), exposed, model, make_clean(class_names), **(arguments | changes))
+    return collect_scan(verdict, exposed, model, make_clean(class_names), **(arguments | changes))
 
 
 USUAL = (30.0, 31.0, 28.0, 29.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
 GROWTH = (1.4, 1.45, 1.5, 1.1, 1.42, 1.47, 1.52, 1.39, 1.6, 1.48)
 SMALL = (30.0, 31.0, 28.0, 4.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
+LESS = (30.0, 31.0, 28.0, 20.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
+
+
+def make_witnessed() -> dict[str, Any]:
+    """Return the evidence of a scan whose patch is evidence only because unlearning points to its label."""
+    found = patches(*LESS)
+    findings = Findings(None, found, {"patch": found})
+    first, *others = judge(findings).checks
+    assert first.strength is not None
+    strength = WITNESSED * first.strength
+    doubled = dataclasses.replace(first, strength=strength, witnessed=True)
+    verdict = Verdict("evidence", strength, findings.point, found[3], (doubled, *others))
+    return make_scan(findings, verdict=verdict, revealed=exposure(), class_names=CIFAR)
 
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -265,6 +281,7 @@ SCANS: dict[str, Callable[[], dict[str, Any]]] = {
         revealed=exposure(),
         class_names=CIFAR,
     ),
+    "witnessed": make_witnessed,
     "outlasting": lambda: make_scan(
         Findings(
             outlasting(*GROWTH)[3],

@@ -29,6 +29,7 @@ from tests.report.cases import (
 )
 
 from secateur.expose import DOMINANT, Exposure, Findings, LabelScores
+from secateur.expose.searching import WITNESSED
 from secateur.report import wording
 from secateur.report.evidence import SCORE_BINS, histogram
 from secateur.report.frame import plain
@@ -177,23 +178,26 @@ def test_exposure_names_the_label_and_calls_it_no_verdict() -> None:
     assert "no verdict" in found["statement"]
 
 
-LOST = "% of the answers lost while forgetting"
+WRONG = "% of the answers that became wrong while forgetting"
+SAME = "the last layer's weights point to the same class"
 
 
 @pytest.mark.parametrize(
     ("labels", "statement"),
     [
-        (scored(), f"Label 3 gains 75.0 {LOST}; the rows of the last layer agree."),
-        (scored(seconded=False), f"Label 3 gains 75.0 {LOST}; the rows of the last layer do not agree."),
+        (scored(), f"75.0 {WRONG} went to class 3; {SAME}."),
+        (scored(seconded=False), f"75.0 {WRONG} went to class 3; {SAME.replace('point', 'do not point')}."),
         (
             scored(seconded=None),
-            f"Label 3 gains 75.0 {LOST}; whether the rows of the last layer agree is not known: too few, or "
-            "not one for each class.",
+            f"75.0 {WRONG} went to class 3; whether {SAME} is not known: there are too few classes, or not "
+            "one row of weights for each.",
         ),
-        (scored(score=0.25), f"No dominant label: no class gains more than 25.0 {LOST}."),
+        (scored(score=0.25), f"No dominant label: no class got more than 25.0 {WRONG}."),
     ],
 )
-def test_one_sentence_tells_the_label_and_its_second_witness(labels: LabelScores, statement: str) -> None:
+def test_one_sentence_tells_the_label_and_what_the_last_layer_says(
+    labels: LabelScores, statement: str
+) -> None:
     found = make_evidence(make_repair(revealed=exposure(), labels=labels))["exposure"]["labels"]
     assert found["statement"].replace(wording.SPACE, " ") == statement
 
@@ -305,6 +309,22 @@ def test_a_scan_tells_verdict_label_and_strength() -> None:
     assert nothing["trigger"] is None
     assert "not a statement that the network is clean" in nothing["statement"]
     assert situation("nothing searched")["verdict"]["strength"] is None
+
+
+def test_a_strength_that_was_doubled_is_told_as_such() -> None:
+    evidence, alone = situation("witnessed"), situation("evidence")
+    check, *others = (c for c in evidence["checks"] if c["check"] in wording.SEARCHES.values())
+    assert check["witnessed"]
+    assert (
+        f"{check['strength']:.2f}, doubled because unlearning points to the same label;" in check["statement"]
+    )
+    assert not any(c["witnessed"] or "doubled" in c["statement"] for c in (*others, *alone["checks"]))
+    assert check["strength"] / WITNESSED < evidence["verdict"]["point"] < check["strength"]
+    weaker = "smaller than such triggers are for other classes, and unlearning points to the same label."
+    assert weaker in evidence["statement"]
+    assert "far smaller" not in evidence["statement"]
+    assert "far smaller" in alone["statement"]
+    assert weaker not in alone["statement"]
 
 
 def test_a_name_that_is_the_number_is_not_repeated() -> None:

@@ -135,7 +135,7 @@ def test_text_of_others_stays_text() -> None:
             "repaired",
             [
                 *("Repaired", "3 of 16 units", "85.0 % → 84.0 %", "3 · cat", "No evidence is not the same"),
-                "Label 3 (cat) gains 75.0 % of the answers lost",
+                "75.0 % of the answers that became wrong while forgetting went to class 3 (cat)",
             ],
         ),
         ("evaluated", ["100.0 % → 1.0 %", "Measured with the trigger"]),

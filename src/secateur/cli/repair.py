@@ -78,7 +78,8 @@ def repair(
             metavar="POINTS",
             min=0,
             max=100,
-            help="Largest loss of clean accuracy to accept, in percentage points. \\[default: 2]",
+            help="Largest loss of clean accuracy to accept, in percentage points. Where a trigger was found, "
+            "up to twice as much may be spent to finish. \\[default: 2]",
             show_default=False,
             rich_help_panel=METHOD,
         ),
@@ -99,7 +100,7 @@ def repair(
         typer.Option(
             "--polish",
             help="After pruning, fit the weights that are left gently to the answers of the network as it "
-            "came. Kept only if it costs no accuracy and, where a trigger was found, if inverting again "
+            "came. Only where a trigger was found. Kept only if it costs no accuracy and inverting again "
             "finds none that came back; then there is no recipe. For --method rnp.",
             rich_help_panel=METHOD,
         ),

@@ -95,8 +95,9 @@ def scan(
     """Look for evidence of a backdoor, with a few hundred clean images; the network is left as it is.
 
     The network is made to forget its task, and triggers are inverted for every label. One that is far smaller
-    than those for other labels is evidence. Exit code 0: no evidence found, which does not mean clean; 1:
-    evidence; 2: something given cannot be used; 3: inconclusive.
+    than those for other labels is evidence; for the label that forgetting points to, a less small one is as
+    well. Exit code 0: no evidence found, which does not mean clean; 1: evidence; 2: something given cannot be
+    used; 3: inconclusive.
 
     Example: [cyan]secateur scan model.pth --arch timm:resnet18 --data photos/ --out scanned/[/]
     """

@@ -109,8 +109,8 @@ class RNP:
         others is proportional to their suspicion, 1 - score. None spares nothing.
     budget
         Allowed loss of held-out clean accuracy, in ``[0, 1]``: pruning stops before the loss is shown to be
-        larger, that is before the lower end of its interval exceeds the budget. `erasing` may exceed it to
-        finish. None prunes every suspect.
+        larger, that is before the lower end of its interval exceeds the budget. `erasing` may spend
+        `Erasing.overrun` times as much to finish. None prunes every suspect.
     share
         Of all units, how many may be pruned by their masks under a budget, in ``[0, 1]``: a backdoor sits in
         few. `erasing` and `silencing` have shares of their own.

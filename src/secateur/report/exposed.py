@@ -70,8 +70,7 @@ def checks_section(
                 unlearned=exposure is not None,
                 diverged=exposure is not None and not exposure.finite,
             ),
-            "stands_out": False,
-            "sizes": None,
+            **wording.EMPTY,
         },
         *(
             {
@@ -81,6 +80,7 @@ def checks_section(
                 "statement": wording.search_check(
                     check, None if check.trigger is None else _facts(check.trigger, class_names), point
                 ),
+                "witnessed": check.witnessed,
                 "stands_out": check.stands_out(point),
                 "sizes": _sizes(check, class_names),
             }

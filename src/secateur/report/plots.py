@@ -158,7 +158,7 @@ def unlearned_answers(exposure: Mapping[str, Any]) -> Figure:
         gains.axvline(0, color=QUIET, linewidth=0.8)
         # Room for the text beside the longest bar.
         gains.set_xlim(right=max(60, 135 * max(row["gained"] for row in rows)))
-        gains.set_xlabel("gained, % of the lost answers")
+        gains.set_xlabel("gained, % of the answers that became wrong")
         gains.tick_params(axis="y", length=0)
         gains.spines["left"].set_visible(False)
         return figure

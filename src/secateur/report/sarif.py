@@ -103,7 +103,7 @@ def _rule() -> dict[str, Any]:
         "shortDescription": {"text": "The network shows evidence of a backdoor."},
         "fullDescription": {
             "text": "A small trigger, the same for all images, makes the network answer one class. It was "
-            "reconstructed from the network and is far smaller than those for other classes."
+            "reconstructed from the network and is smaller than those for other classes."
         },
         "help": {"text": " ".join(wording.SCAN_LIMITS)},
         "defaultConfiguration": {"level": "error"},

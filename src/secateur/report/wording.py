@@ -12,7 +12,7 @@ SCAN_LIMITS = (
     "No evidence is not the same as clean. A backdoor that these searches do not expose leaves no trace.",
     "Evidence is not proof. It is a comparison of how small triggers for different classes can be made, and "
     "some clean networks exceed the threshold as well; how many did is in the documentation of the scan.",
-    "Only the three kinds of trigger that are listed were searched for. A trigger that shows in one class of "
+    "Only the kinds of trigger that are listed were searched for. A trigger that shows in one class of "
     "images alone, one that differs from image to image, or a natural object need not leave a trace in them.",
     "The clean images are trusted. If some of them carry the trigger or wrong labels, all that follows is "
     "undermined.",
@@ -109,10 +109,15 @@ def verdict_statement(verdict: Verdict, trigger: Mapping[str, Any] | None) -> st
     """Return what a verdict says, and what it does not."""
     if trigger is not None:
         caused = "any change of answer" if trigger["label"] is None else f"class {_class(trigger)}"
+        witnessed = any(check.witnessed and check.stands_out(verdict.point) for check in verdict.checks)
+        smaller = (
+            "smaller than such triggers are for other classes, and unlearning points to the same label"
+            if witnessed
+            else "far smaller than such triggers are for other classes"
+        )
         return (
-            f"A trigger that causes {caused} is far smaller than such triggers are for other classes. A "
-            "planted backdoor looks like that; so does a class that the network tells by a small mark. "
-            f"{trigger_statement(trigger)}"
+            f"A trigger that causes {caused} is {smaller}. A planted backdoor looks like that; so does a "
+            f"class that the network tells by a small mark. {trigger_statement(trigger)}"
         )
     if verdict.conclusion == "no evidence":
         return (
@@ -168,15 +173,16 @@ def trigger_statement(trigger: Mapping[str, Any]) -> str:
 
 def label_statement(labels: Mapping[str, Any]) -> str:
     """Return which label unlearning reveals, how clearly, and whether the last layer says the same."""
-    gains = f"{percent(labels['score'])} of the answers lost while forgetting"
+    part = f"{percent(labels['score'])} of the answers that became wrong while forgetting"
     if labels["label"] is None:
-        return f"No dominant label: no class gains more than {gains}."
+        return f"No dominant label: no class got more than {part}."
     rows = {
-        True: "the rows of the last layer agree",
-        False: "the rows of the last layer do not agree",
-        None: "whether the rows of the last layer agree is not known: too few, or not one for each class",
+        True: "the last layer's weights point to the same class",
+        False: "the last layer's weights do not point to the same class",
+        None: "whether the last layer's weights point to the same class is not known: there are too few "
+        "classes, or not one row of weights for each",
     }[labels["seconded"]]
-    return f"Label {_class(labels)} gains {gains}; {rows}."
+    return f"{part} went to class {_class(labels)}; {rows}."
 
 
 def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -> str:
@@ -195,7 +201,7 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
     ]
     if not exposure["reached"]:
         sentences.append(
-            "Unlearning ended before the accuracy fell to the level asked for: fewer answers were lost."
+            "Unlearning ended before the accuracy fell to the level asked for: fewer answers became wrong."
         )
     if labels["label"] is None:
         sentences.append(
@@ -214,7 +220,7 @@ def exposure_statement(exposure: Mapping[str, Any], *, confirmed: bool | None) -
     return " ".join(sentences)
 
 
-UNLEARNING = "Unlearning: the label that gains the answers that are lost"
+UNLEARNING = "Unlearning: the class to which the answers go that become wrong"
 NOTHING_LOST = "The network lost no answer while it was made to forget its task."
 SEARCHES: Mapping[Kind, str] = {
     "patch": "Trigger inversion: a patch for every label",
@@ -229,7 +235,7 @@ REASONS: Mapping[Reason, str] = {
     "left out": "The settings of this method leave it out.",
     "not converged": "Too few triggers converged (there must be three) to tell which of them is small.",
 }
-EMPTY: Mapping[str, Any] = {"stands_out": False, "sizes": None}
+EMPTY: Mapping[str, Any] = {"witnessed": False, "stands_out": False, "sizes": None}
 NEVER_RUN: Mapping[str, Any] = {
     "check": "Inspection of the architecture's code and graph for added branches",
     "ran": False,
@@ -262,9 +268,10 @@ def search_check(check: Check, trigger: Mapping[str, Any] | None, point: float) 
     """Return what one search for triggers found, or why there was none."""
     if check.strength is None or trigger is None:
         return REASONS[check.reason or "not converged"]
+    doubled = ", doubled because unlearning points to the same label" if check.witnessed else ""
     return (
-        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}; a trigger stands out beyond "
-        f"{point:.2f}."
+        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}{doubled}; a trigger stands out "
+        f"beyond {point:.2f}."
     )
 
 
