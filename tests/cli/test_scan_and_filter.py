@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tests.cli.specimens import EDGE, TARGET, Specimen, pictures
+from tests.cli.specimens import CLASSES, EDGE, TARGET, Specimen, pictures
 
 from secateur.data import read_trigger
 from secateur.files import sha256
@@ -68,7 +68,8 @@ def test_scan_tells_its_verdict_by_its_exit_code_and_writes_the_evidence(specime
     sarif = json.loads((tmp_path / "out" / "report.sarif").read_text())
     assert sarif["runs"][0]["results"][0]["properties"]["verdict"] == report["outcome"]
     labels = report["exposure"]["labels"]
-    assert labels["score"] == max(labels["gained"])
+    assert len(labels["gained"]) == CLASSES
+    assert sum(labels["gained"]) == pytest.approx(0, abs=1e-6)
     assert " ".join(f"revealed label {labels['statement']}".split()) in " ".join(out.split())
 
 

@@ -70,10 +70,11 @@ class RNP:
     The preset ``paper`` is Algorithm 1: one unlearned network, units whose last mask is at most the
     threshold are pruned, their biases stay.
 
-    The default first inverts triggers for every label (of many classes, for those that unlearning points
-    to): see `Search`. If one is anomalously small, the units that carry it, and triggers inverted anew after
-    them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``. If none is, masks decide,
-    in five ways other than the paper's (``docs/decisions/0001-rnp-default.md``):
+    The default first inverts triggers for labels: patches for every one (of many, those with the larger
+    patches are dropped early; of more than 100, only those that unlearning points to are tried), other kinds
+    for at most 12: see `Search`. If one is anomalously small, the units that carry it, and triggers inverted
+    anew after them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``. If none is,
+    masks decide, in five ways other than the paper's (``docs/decisions/0001-rnp-default.md``):
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
       recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
