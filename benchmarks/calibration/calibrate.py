@@ -262,15 +262,15 @@ def judged(value: dict[str, Any]) -> Verdict:
     """Return the verdict on what a scan inverted, at the operating point."""
     looks: dict[Kind, tuple[InvertedTrigger, ...]] = {}
     for kind, check in value["checks"].items():
-        labels = [*range(len(check["norms"]))]
+        labels: list[int | None] = [*range(len(check["norms"]))]
+        if not labels:
+            continue
         if kind == "change":
-            labels[-1:] = [None]
-        form = "patch" if kind == "change" else kind
-        if labels:
-            looks[kind] = tuple(
-                InvertedTrigger(label, NOTHING, norm, 1.0, converged, form)
-                for label, norm, converged in zip(labels, check["norms"], check["converged"], strict=True)
-            )
+            labels[-1] = None
+        looks[kind] = tuple(
+            InvertedTrigger(label, NOTHING, norm, 1.0, converged, "patch" if kind == "change" else kind)
+            for label, norm, converged in zip(labels, check["norms"], check["converged"], strict=True)
+        )
     standing = any(strongest(look)[0] > OPERATING_POINT for look in looks.values())
     told = value["labels"]
     dominant = told and not standing and told["score"] > DOMINANT
@@ -395,9 +395,7 @@ def main() -> None:
     }
     if not results:
         results = json.loads(options.out.read_text())["networks"]
-    if len(results) < len(networks()):
-        print(f"{len(results)} of {len(networks())} networks are scanned")
-        return
+    print(f"{len(results)} of {len(networks())} networks are scanned")
     curves = {name: curve(results, score, point) for name, (score, point, _, _) in CURVES.items()}
     write_text(options.out, json.dumps({"networks": results, "curves": curves}, indent=1) + "\n")
     draw(curves, FIGURE)
