@@ -8,7 +8,7 @@ from torch import nn
 
 from networks import ALL, Case
 from secateur.data import CleanData, InputConvention, LabelledImages
-from secateur.expose import Inversion, LatentInversion, Search
+from secateur.expose import Forgetting, Inversion, LatentInversion, Outlasting, Search
 from secateur.repair import create, methods
 
 QUICK = ("preact", "wrn", "vgg11", "vit", "mobilenet_v3")
@@ -45,9 +45,11 @@ def test_a_repair_keeps_its_promises(case: Case, name: str, preset: str) -> None
     method = create(name, preset)
     if name in ("rnp", "unlearn-trigger"):
         quick = Inversion(steps=2, batch_size=2)
+        outlasting = Outlasting(Forgetting(steps=2, own=2, others=2), quick)
         fast = {
             "unlearning": copy.copy(method.unlearning).__class__(passes=1, accuracy=0.0, batch_size=8),
-            "search": method.search and Search(quick, quick, LatentInversion(steps=2, batch_size=2)),
+            "search": method.search
+            and Search(quick, quick, LatentInversion(steps=2, batch_size=2), outlasting),
         }
         if name == "rnp":
             fast["recovering"] = method.recovering.__class__(passes=1, batch_size=8)
