@@ -34,6 +34,7 @@ from secateur.progress import Silent
 from secateur.repair import Repair, create
 from secateur.specimens import CARD, TRIGGER, WEIGHTS, read_list
 from secateur.specimens.images import read_images
+from secateur.statistics import Proportion
 from secateur.units import all_units
 
 RESULTS = HERE / "results" / "specimens"
@@ -111,6 +112,7 @@ def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
         "trigger": {"label": result.trigger.label, "norm": round(result.trigger.norm, 1)}
         if result.trigger
         else None,
+        "named": named(result),
         "stages": {name: round(value, 1) for name, value in result.seconds.items()},
     }
     if used is not None:
@@ -123,6 +125,13 @@ def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
             "ranks": sorted(int(ranks[index]) for index in used)[:SHOWN],
         }
     return found
+
+
+def named(result: Repair) -> int | None:
+    """Return the label that a repair suspects: that of the trigger it found, else one that dominates."""
+    if result.trigger is not None:
+        return result.trigger.label
+    return result.labels.label if result.labels else None
 
 
 def analysis(
@@ -157,6 +166,7 @@ def measure_all(
     weights = specimen.card["sha256"][WEIGHTS]
     if options.fresh or stored.get("weights") != weights:
         stored = {"weights": weights, "cells": {}}
+    stored["goal"] = specimen.card["recipe"]["goal"]
     write_card(specimen.name, specimen.card, remarks)
 
     def keep() -> None:
@@ -220,8 +230,8 @@ def repair_table(folder: Path) -> str:
     """Render the repairs, median over seeds with the range, as Markdown."""
     lines = [
         "| specimen | before: ACC / ASR / RA | paper: ACC / ASR / RA | units | s | "
-        "default: ACC / ASR / RA | units | s |",
-        "| --- " * 8 + "|",
+        "default: ACC / ASR / RA | units | s | label named |",
+        "| --- " * 9 + "|",
     ]
     for name, stored in results(folder):
         cells = [f"`{name}`", " / ".join(percent(stored["before"][m]) for m in ("acc", "asr", "ra"))]
@@ -235,8 +245,10 @@ def repair_table(folder: Path) -> str:
             cells += [
                 f"{statistics.median(value[field] for value in found):.0f}" for field in ("pruned", "seconds")
             ]
+        labels = [value["named"] for value in found if "named" in value]
+        cells.append(", ".join("none" if label is None else str(label) for label in labels))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *(mean_line(folder, preset) for preset in PRESETS)])
+    return "\n".join([*lines, *(mean_line(folder, preset) for preset in PRESETS), right_line(folder)])
 
 
 def mean_line(folder: Path, preset: str) -> str:
@@ -253,6 +265,24 @@ def mean_line(folder: Path, preset: str) -> str:
     return (
         f"\n{preset}: mean ASR {statistics.mean(asr):.1f} %, mean loss of ACC {statistics.mean(loss):.1f} "
         f"points over {len(asr)} attacks."
+    )
+
+
+def right_line(folder: Path) -> str:
+    """Say how often the label of an attack that has one is named."""
+    right = [
+        value["named"] == stored["goal"]["target"]
+        for _, stored in results(folder)
+        if stored.get("goal") and stored["goal"]["mapping"] == "all-to-one"
+        for key, value in stored["cells"].items()
+        if key.startswith("default|") and "named" in value
+    ]
+    if not right:
+        return ""
+    share = Proportion.of(torch.tensor(right))
+    return (
+        f"\nRight label: {sum(right)} of {len(right)} repairs of networks whose attack has a single one "
+        f"({100 * share.low:.0f} to {100 * share.high:.0f} %)."
     )
 
 
