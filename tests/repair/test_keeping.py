@@ -34,7 +34,7 @@ from secateur.expose import (
 from secateur.progress import Silent
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Polished, compare, polish
+from secateur.repair.keeping import Change, Polished, compare, polish, right_on
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -61,23 +61,39 @@ def without_backdoor(network: nn.Module) -> nn.Module:
     return prune(network, discovery.layers, [units[k] for k in BACKDOOR])
 
 
-def compared(
-    pruned: nn.Module, polished: nn.Module, known: tuple[Found, ...] = (corner(),)
-) -> tuple[bool, list[str]]:
-    for network in (pruned, polished):
-        network.eval().requires_grad_(False)
-    successors = Successors(
-        replace(SUCCEEDING, compared=2),
-        corner(),
-        [corner(), *OTHERS],
-        found_units(pruned)[0].layers,
+def looks_for(
+    network: nn.Module, triggers: tuple[Found, ...] = (corner(), *OTHERS), **settings: Any
+) -> Successors:
+    return Successors(
+        replace(SUCCEEDING, **settings),
+        triggers[0],
+        triggers,
+        found_units(network)[0].layers,
         CLEAN,
         shift=True,
         generator=torch.Generator().manual_seed(0),
         progress=Silent(),
     )
-    without = partial(prune, layers=(), units=())
-    return compare(pruned, polished, CLEAN, without=without, known=known, successors=successors)
+
+
+def compared(
+    pruned: nn.Module,
+    polished: nn.Module,
+    known: tuple[Found, ...] = (corner(),),
+    successors: Successors | None = None,
+) -> tuple[bool, list[str]]:
+    for network in (pruned, polished):
+        network.eval().requires_grad_(False)
+    return compare(
+        pruned,
+        polished,
+        CLEAN,
+        accuracy=Change(right_on(pruned, CLEAN), right_on(polished, CLEAN)),
+        without=partial(prune, layers=(), units=()),
+        known=known,
+        successors=successors or looks_for(pruned, compared=2),
+        settled=successors is not None,
+    )
 
 
 def test_a_polish_is_kept_with_what_it_changed() -> None:
@@ -154,15 +170,13 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
     def attempt(clean: CleanData) -> tuple[Polished | None, list[str]]:
         case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
         case.network.requires_grad_(False)
-        found = corner()
         kept = polish(
             polishing,
             case,
-            found,
             units,
-            [found],
-            triggers=[found, *OTHERS],
-            succeeding=SUCCEEDING,
+            [corner()],
+            successors=looks_for(case.network),
+            settled=False,
             shift=True,
         )
         return kept, case.notes
@@ -191,10 +205,31 @@ def test_a_trigger_that_is_cheap_only_after_polishing_discards_it() -> None:
     assert compared(pruned, pruned)[0]
 
 
-def test_where_triggers_were_cheap_before_nothing_tells_and_the_polish_is_discarded() -> None:
-    kept, facts = compared(Planted(), Planted())
+def test_where_triggers_were_cheap_before_they_must_not_become_cheaper() -> None:
+    faint = Planted()
+    with torch.no_grad():
+        # It takes more of the corner to reach what it answers to.
+        faint.answer.weight[TARGET, list(BACKDOOR)] = 0.8
+    strong = Planted()
+    unlabelled = replace(corner(), trigger=replace(corner().trigger, add=torch.zeros(1, SIZE, SIZE)))
+    kept, facts = compared(faint, strong, (unlabelled,))
+    assert "(cheap already)" in facts[-1]
+    assert facts[-1].endswith("they are cheap.")
     assert not kept
-    assert "were cheap before it already" in facts[-1]
+    kept, facts = compared(strong, without_backdoor(strong))
+    assert "(cheap already)" in facts[-1]
+    assert kept
+
+
+def test_a_network_that_was_looked_at_last_is_not_looked_at_again() -> None:
+    network = without_backdoor(Planted()).eval().requires_grad_(False)
+    successors = looks_for(network, compared=2)
+    assert not successors.cheap(network)
+    looks = len(successors.seen)
+    kept, facts = compared(network, network, successors=successors)
+    assert kept
+    assert len(successors.seen) == 2 * looks
+    assert "(cheap already)" not in facts[-1]
 
 
 def test_one_known_trigger_that_gains_is_enough() -> None:
@@ -214,15 +249,15 @@ def test_a_shift_wakes_no_pruned_channel() -> None:
     pruned, polished = without(network), without(network)
     polished.answer.weight.mul_(1.5)
     shift = LatentTrigger(TARGET, {"norm.bias": 5.0 * torch.eye(CLASSES + 1)[PLANTED]}, 1.0, 1.0, True)
-    found = Successors(
-        SUCCEEDING,
-        shift,
-        [shift, *(replace(shift, label=k, norm=9.0) for k in range(CLASSES) if k != TARGET)],
-        discovery.layers,
+    others = tuple(replace(shift, label=k, norm=9.0) for k in range(CLASSES) if k != TARGET)
+    _, facts = compare(
+        pruned,
+        polished,
         CLEAN,
-        shift=True,
-        generator=torch.Generator().manual_seed(0),
-        progress=Silent(),
+        accuracy=Change(right_on(pruned, CLEAN), right_on(polished, CLEAN)),
+        without=without,
+        known=[shift],
+        successors=looks_for(network, (shift, *others)),
+        settled=False,
     )
-    _, facts = compare(pruned, polished, CLEAN, without=without, known=[shift], successors=found)
     assert "from 0.0 to 0.0 %" in facts[1]

@@ -91,6 +91,8 @@ class Successors:
     ----------
     seen
         The smallest trigger of each look, cheap or not.
+    last
+        Those of the last network: one of each kind that was looked for.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Successors:
         self._kinds = [latent, not latent] if both else [latent]
         self._limits: dict[bool, float] = {}
         self.seen: list[Found] = []
+        self.last: list[Found] = []
 
     def beside(self, network: nn.Module) -> list[Found]:
         """Return the trigger found, and others of its kind, from other starts, that work."""
@@ -126,9 +129,11 @@ class Successors:
         labels would take as many forgotten copies.
         What the labels to compare with take is measured once for each kind, on the first network.
         """
+        self.last = []
         for latent in self._kinds:
             known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
-            self.seen.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
+            self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
+            self.seen.append(self.last[-1])
             if latent not in self._limits:
                 others = [self._invert(network, latent, label) for label in self._others]
                 norms = [other.norm for other in filter(_works, others)] or [math.inf]

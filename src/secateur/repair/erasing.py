@@ -40,12 +40,18 @@ class Erased:
         ended.
     known
         Every trigger that units were taken out for.
+    successors
+        What looked for others.
+    settled
+        Whether it found none that is cheap on the network without the units chosen.
     """
 
     choice: Choice
     scores: Tensor
     triggers: tuple[Found, ...]
     known: tuple[Found, ...]
+    successors: Successors
+    settled: bool
 
 
 @dataclass(frozen=True)
@@ -166,10 +172,12 @@ class Erasing:
             shift=shift,
             temperature=self.temperature,
         )
+        settled = False
         for _ in range(self.rounds):
             pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
             known = successors.cheap(pruned) if kept else successors.beside(pruned)
             if not known:
+                settled = True
                 break
             before = set(kept)
             trials = tried_on(known)
@@ -198,4 +206,11 @@ class Erasing:
                 break
         curve = held.curve(kept, self.taken * group)
         choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)
-        return Erased(choice, (1 - carried.clamp(0, 1)).cpu(), (found, *successors.seen), tuple(erased))
+        return Erased(
+            choice,
+            (1 - carried.clamp(0, 1)).cpu(),
+            (found, *successors.seen),
+            tuple(erased),
+            successors,
+            settled and choice.pruned == choice.kept,
+        )

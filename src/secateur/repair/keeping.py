@@ -14,14 +14,12 @@ from secateur.data import CleanData
 from secateur.expose import (
     Case,
     Found,
-    Succeeding,
     Successors,
     answers_without,
     of_others,
     predict,
     wanted_classes,
 )
-from secateur.repair.choosing import HeldOut
 from secateur.repair.notes import sizes_of
 from secateur.repair.polishing import Polishing
 from secateur.repair.result import CurvePoint
@@ -75,12 +73,11 @@ class Change:
 def polish(
     polishing: Polishing,
     case: Case,
-    found: Found,
     units: Sequence[Unit],
     known: Sequence[Found],
     *,
-    triggers: Sequence[Found],
-    succeeding: Succeeding,
+    successors: Successors,
+    settled: bool,
     shift: bool,
 ) -> Polished | None:
     """Polish the network of a case without `units`; return nothing if that is not kept.
@@ -93,16 +90,12 @@ def polish(
         How it is polished.
     case
         The network as it came.
-    found
-        The trigger that stood out there.
     units
         Those that were pruned, at least one.
     known
         Triggers that they were taken out for.
-    triggers
-        What `found` was compared with.
-    succeeding
-        How triggers are inverted again.
+    successors, settled
+        How triggers are inverted again; see `compare`.
     """
     layers, clean = case.discovery.layers, case.clean
     without = partial(prune, layers=layers, units=units, shift=shift)
@@ -120,22 +113,22 @@ def polish(
             generator=case.generator,
             progress=case.progress,
         )
-    successors = Successors(
-        succeeding,
-        found,
-        triggers,
-        layers,
-        clean,
-        shift=shift,
-        generator=case.generator,
-        progress=case.progress,
-    )
     with case.stage("checking the polish"):
-        kept, facts = compare(pruned, polished, clean, without=without, known=known, successors=successors)
-        point = HeldOut(case.network, layers, clean, shift=shift).of(polished, len(units))
+        right = right_on(polished, clean)
+        kept, facts = compare(
+            pruned,
+            polished,
+            clean,
+            accuracy=Change(right_on(pruned, clean), right),
+            without=without,
+            known=known,
+            successors=successors,
+            settled=settled,
+        )
     outcome = "polished" if kept else "polished, and the polish was discarded"
     case.notes.append(f"The pruned network was {outcome}. {' '.join(facts)}")
-    return Polished(polished, point) if kept else None
+    loss = paired_loss(right_on(case.network, clean), right)
+    return Polished(polished, CurvePoint(len(units), Proportion.of(right), loss)) if kept else None
 
 
 def compare(
@@ -143,14 +136,16 @@ def compare(
     polished: nn.Module,
     clean: CleanData,
     *,
+    accuracy: Change,
     without: Callable[[nn.Module], nn.Module],
     known: Sequence[Found],
     successors: Successors,
+    settled: bool,
 ) -> tuple[bool, list[str]]:
     """Return whether a polished network is kept, and what was measured, as sentences.
 
     It is not if it is right on fewer held-out images than before, if a known trigger succeeds on more beyond
-    chance, or if a trigger inverted on it is cheap; nor if some were cheap before, which tells nothing.
+    chance, or if a trigger inverted on it is cheap, unless one no larger was cheap before.
 
     Parameters
     ----------
@@ -158,43 +153,47 @@ def compare(
         The network before and after polishing, in evaluation mode, answering with logits; not changed.
     clean
         ``clean.choose`` are the held-out images.
+    accuracy
+        On which of them each is right.
     without
         Returns a network without the pruned units: a shift must not wake them.
     known
         Triggers that units were taken out for.
     successors
-        Has not looked yet, so that what is cheap is measured on `pruned`.
+        Looks for triggers on the polished network.
+    settled
+        Whether its last look was at `pruned`, and nothing was cheap there. Otherwise it looks there, too.
     """
-    accuracy = Change(_right(pruned, clean), _right(polished, clean))
     facts = [f"Accuracy went {accuracy}."]
     if accuracy.loss.value > 0:
         return False, facts
-    cheap = successors.cheap(pruned)
-    looks = len(successors.seen)
     changes = [
         Change(*(_fooled(network, trigger, clean, without) for network in (pruned, polished)))
-        for trigger in (*known, *cheap)
+        for trigger in known
     ]
     worst = min(changes, key=lambda change: change.loss.high)
     facts.append(f"Of known triggers ({len(changes)}), success of the one that gained most went {worst}.")
     if worst.loss.high < 0:
         return False, facts
-    if cheap:
-        facts.append(
-            f"Triggers inverted again were cheap before it already ({sizes_of(cheap)}): inverting does not "
-            "tell what it brings back."
-        )
-        return False, facts
+    cheap_before = [] if settled else successors.cheap(pruned)
+    before = sizes_of(successors.last)
     cheap = successors.cheap(polished)
-    before, after = successors.seen[:looks], successors.seen[looks:]
     facts.append(
-        f"Triggers inverted again take {sizes_of(after)}, before it {sizes_of(before)}: compared with other "
-        f"labels they are {'cheap' if cheap else 'not cheap'}."
+        f"Triggers inverted again take {sizes_of(successors.last)}, before it {before}"
+        f"{' (cheap already)' if cheap_before else ''}: compared with other labels they are "
+        f"{'cheap' if cheap else 'not cheap'}."
     )
-    return not cheap, facts
+    return not cheap or _no_cheaper(cheap, cheap_before), facts
 
 
-def _right(network: nn.Module, clean: CleanData) -> Tensor:
+def _no_cheaper(after: Sequence[Found], before: Sequence[Found]) -> bool:
+    """Say whether triggers of the same kind were as cheap before."""
+    if not before or before[0].form != after[0].form:
+        return False
+    return min(trigger.norm for trigger in after) >= min(trigger.norm for trigger in before)
+
+
+def right_on(network: nn.Module, clean: CleanData) -> Tensor:
     """Return on which held-out images the network is right, ``(N,)``."""
     return predict(network, clean.choose.images, clean.convention).argmax(1) == clean.choose.labels
 

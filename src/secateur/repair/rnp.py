@@ -1,7 +1,6 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -20,13 +19,14 @@ from secateur.expose import (
     InvertedTrigger,
     LatentTrigger,
     Search,
+    Successors,
     Unlearning,
     flushed_denormals,
 )
 from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
-from secateur.repair.erasing import Erasing
+from secateur.repair.erasing import Erased, Erasing
 from secateur.repair.keeping import Polished, polish
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
 from secateur.repair.polishing import Polishing
@@ -192,17 +192,17 @@ class RNP:
             exposed = Exposing(self.unlearning, self.search, self.shift)(case, exposed)
             self._check(exposed.findings)
             exposure, findings = exposed.exposure, exposed.findings
-            known: Sequence[Found] = ()
+            erased: Erased | None = None
             if findings.found and exposure:
-                choice, scores, known = self._erase(case, findings, findings.found)
+                erased = self._erase(case, findings, findings.found)
+                choice, scores = erased.choice, erased.scores
             elif isinstance(findings.found, InvertedTrigger):
                 choice, scores = self._silence(case, findings, findings.found)
-                known = [findings.found]
             elif exposure and exposed.unlearned:
                 choice, scores = self._recover(case, exposure, exposed.unlearned, findings)
             else:
                 choice, scores = self._leave(case, findings)
-            polished = self._polish(case, findings, choice, known)
+            polished = self._polish(case, findings, choice, erased)
         return self._result(network, case, choice, scores, exposed, polished)
 
     def _check(self, findings: Findings) -> None:
@@ -212,8 +212,8 @@ class RNP:
         if isinstance(findings.found, LatentTrigger) and not self.shift:
             raise MethodError("a shift of channels was found, and these settings leave biases as they are")
 
-    def _erase(self, case: Case, findings: Findings, found: Found) -> tuple[Choice, Tensor, Sequence[Found]]:
-        """Choose the units that carry the trigger found and its successors, which are returned as well."""
+    def _erase(self, case: Case, findings: Findings, found: Found) -> Erased:
+        """Choose the units that carry the trigger found and its successors."""
         with case.stage("erasing"):
             erased = self.erasing(
                 case.network,
@@ -230,7 +230,7 @@ class RNP:
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
             case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
         case.notes += stopped_notes(erased.choice, self._budget)
-        return erased.choice, erased.scores, erased.known
+        return erased
 
     def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
         """Choose the units that answer the trigger found, where no layer is a norm."""
@@ -295,7 +295,7 @@ class RNP:
             return self._choose(case, scores, -1.0), scores
 
     def _polish(
-        self, case: Case, findings: Findings, choice: Choice, known: Sequence[Found]
+        self, case: Case, findings: Findings, choice: Choice, erased: Erased | None
     ) -> Polished | None:
         """Polish the pruned network; return nothing if that is not asked for or not kept."""
         if self.polishing is None or not choice.pruned:
@@ -307,11 +307,21 @@ class RNP:
         return polish(
             self.polishing,
             case,
-            findings.found,
             [units[k] for k in choice.pruned],
-            known,
-            triggers=findings.triggers,
-            succeeding=self.erasing.succeeding,
+            erased.known if erased else [findings.found],
+            successors=erased.successors
+            if erased
+            else Successors(
+                self.erasing.succeeding,
+                findings.found,
+                findings.triggers,
+                case.discovery.layers,
+                case.clean,
+                shift=self.shift,
+                generator=case.generator,
+                progress=case.progress,
+            ),
+            settled=erased is not None and erased.settled,
             shift=self.shift,
         )
 
