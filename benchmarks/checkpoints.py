@@ -24,6 +24,7 @@ from secateur.files import write_text
 from secateur.models import LoadedModel, load_model
 from secateur.repair import Repair, create
 from secateur.statistics import Proportion
+from secateur.units import prune
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "checkpoints.json"
@@ -79,6 +80,12 @@ def measure(network: torch.nn.Module, card: dict, limit: int | None, shared: Pat
         target=card["target"],
         limit=limit,
     )
+
+
+def unpolished(result: Repair, network: torch.nn.Module) -> torch.nn.Module:
+    """Return what a repair pruned of a network, before it was polished."""
+    units = [scored.unit for scored in result.recipe.units]
+    return prune(network, result.discovery.layers, units, shift=not result.recipe.gamma_only)
 
 
 def cell(proportion: Proportion | None) -> dict | None:
@@ -173,6 +180,9 @@ def main() -> None:
                     "seconds": seconds,
                     "stages": result.seconds,
                 }
+                if result.tuned is not None:
+                    pruned = unpolished(result, load(card, options.shared).network)
+                    value["unpolished"] = row(measure(pruned, card, options.limit, options.shared))
                 keep(key, value)
     print(table(cells))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, cell, clean_data, images, load
+from checkpoints import HERE, SHARED, cell, clean_data, images, load, unpolished
 from repairs import SAMPLES, Specimen
 from torch import nn
 
@@ -146,13 +146,16 @@ def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]
         generator=torch.Generator().manual_seed(seed),
         exposed=revealed,
     )
+    seconds = round(time.perf_counter() - start, 1)
     repaired = subject.measure(repair.network) | {
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
         "units": repair.discovery.total,
         "notes": repair.notes,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": seconds,
     }
+    if repair.tuned is not None:
+        repaired["unpolished"] = subject.measure(unpolished(repair, subject.model.network))
     return result, repaired
 
 

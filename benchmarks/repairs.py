@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, row, spread
+from checkpoints import HERE, SHARED, row, spread, unpolished
 
 from secateur import __version__
 from secateur.attacks import Goal, read_any_trigger
@@ -187,6 +187,8 @@ def measure_all(
             if used is None:
                 stored["analysis"], used = analysis(specimen, result.discovery.layers, test)
             value = specimen.measure(result.network, test) | described(result, used)
+            if result.tuned is not None:
+                value["unpolished"] = specimen.measure(unpolished(result, specimen.model.network), test)
             stored["cells"][key] = value | {"seconds": round(seconds, 1)}
             keep()
             shown = {m: round(100 * value[m]["value"], 1) for m in ("acc", "asr", "ra") if value[m]}

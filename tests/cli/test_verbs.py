@@ -76,33 +76,34 @@ def test_the_recipe_gives_the_repaired_weights_without_the_architecture(specimen
     assert changed <= {slices["parameter"] for layer in recipe["layers"] for slices in layer["scale"]}
 
 
-def test_polished_weights_come_without_a_recipe(run, tmp_path):
-    """What is left of an earlier repair in the folder would give other weights."""
+def test_the_recipe_of_a_polished_network_gives_what_was_pruned(run, tmp_path):
     images = rows(240, 3)
     pixels = (images.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     np.savez(tmp_path / "clean.npz", images=pixels, labels=images.labels.numpy())
     save_file(Normed().state_dict(), tmp_path / "normed.safetensors")
-    folder = tmp_path / "out"
     repair = (
         *("repair", str(tmp_path / "normed.safetensors"), "--arch", f"{inspect.getfile(Normed)}:Normed"),
         *("--data", str(tmp_path / "clean.npz"), "--size", str(SIZE), "--channels", "1", "--mean", "0"),
-        *("--std", "1", "--threads", "1", "--out", str(folder)),
+        *("--std", "1", "--threads", "1", "--out"),
     )
-    code, out, _ = run(*repair)
+    code, out, _ = run(*repair, str(tmp_path / "polished"))
     assert code == 0, out
-    assert {path.name for path in folder.iterdir()} == OUTPUTS
-    code, out, _ = run(*repair, "--polish", "--force")
-    assert code == 0
     assert "The pruned network was polished. Accuracy went from " in " ".join(out.split())
-    assert {path.name for path in folder.iterdir()} == OUTPUTS - {"recipe.json"}
-    report = json.loads((folder / "report.json").read_text())
-    assert report["weights"]["fitted"]
-    assert report["seconds"]["polishing"] > 0
-    polished = load_file(folder / "repaired.safetensors")
-    gone = [(layer["name"], layer["indices"]) for layer in report["units"]["layers"] if layer["indices"]]
+    assert {path.name for path in (tmp_path / "polished").iterdir()} == OUTPUTS
+    code, out, _ = run(*repair, str(tmp_path / "pruned"), "--no-polish")
+    assert code == 0, out
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("polished", "pruned")]
+    assert [report["weights"]["fitted"] for report in reports] == [True, False]
+    polished = load_file(tmp_path / "polished" / "repaired.safetensors")
+    layers = reports[0]["units"]["layers"]
+    gone = [(layer["name"], layer["indices"]) for layer in layers if layer["indices"]]
     assert gone
     assert not any(polished[f"{name}.weight"][indices].any() for name, indices in gone)
     assert not torch.equal(polished["answer.weight"], Normed().answer.weight)
+    recipe, again = tmp_path / "polished" / "recipe.json", tmp_path / "again.safetensors"
+    code, _, _ = run("apply", str(recipe), str(tmp_path / "normed.safetensors"), "--out", str(again))
+    assert code == 0
+    assert again.read_bytes() == (tmp_path / "pruned" / "repaired.safetensors").read_bytes()
 
 
 def test_masks_alone_are_no_ground_for_a_polish(specimen, run, repaired, tmp_path):

@@ -37,7 +37,12 @@ def test_the_demo_removes_the_backdoor_and_writes_the_report(tmp_path: Path) -> 
     for moment in ("before", "after"):
         assert f"{100 * measured['ASR'][moment]['value']:.1f} %" in done.stdout
 
+    assert evidence["weights"]["fitted"]
     recipe = Recipe.from_json((out / "recipe.json").read_text())
-    repaired, expected = load_file(out / "repaired.safetensors"), recipe.apply(load_file(FILES / WEIGHTS))
-    assert repaired.keys() == expected.keys()
-    assert all(torch.equal(repaired[name], tensor) for name, tensor in expected.items())
+    repaired, pruned = load_file(out / "repaired.safetensors"), recipe.apply(load_file(FILES / WEIGHTS))
+    assert repaired.keys() == pruned.keys()
+    gone = evidence["units"]["layers"]
+    assert sum(len(layer["indices"]) for layer in gone) == len(recipe.units) > 0
+    for layer in gone:
+        weights = [weights[f"{layer['name']}.weight"][layer["indices"]] for weights in (repaired, pruned)]
+        assert not any(part.any() for part in weights)

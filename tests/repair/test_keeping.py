@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert same(repaired(GENTLE).network, repaired(GENTLE, again=1).network)
 
 
-def test_by_default_the_weights_are_those_of_the_recipe() -> None:
+def test_without_a_polish_the_weights_are_those_of_the_recipe() -> None:
     result = repaired()
     rebuilt = result.recipe.apply(Normed().state_dict())
     assert result.tuned is None

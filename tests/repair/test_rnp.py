@@ -129,7 +129,7 @@ def test_hyperparameters_out_of_range_are_refused(settings: dict[str, float]) ->
 
 def test_the_recipe_leads_from_the_original_to_the_repaired_weights() -> None:
     network = backdoored()
-    result = repair(network)
+    result = repair(network, polishing=None)
     recipe = Recipe.from_json(result.recipe.to_json())
     rebuilt = recipe.apply(network.state_dict())
     repaired = result.network.state_dict()

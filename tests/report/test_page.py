@@ -150,7 +150,14 @@ def test_text_of_others_stays_text() -> None:
         ("no evidence", ["No evidence found", "not a statement that the network is clean", "A note."]),
         ("nothing searched", ["Inconclusive", "too many classes"]),
         ("60 layers", ["40 of 480"]),
-        ("polished", ["then fitted to clean images", "so no recipe gives them", "85.0 % → 86.0 %"]),
+        (
+            "polished",
+            [
+                "then fitted to clean images",
+                "gives the pruned weights, before they were fitted",
+                "85.0 % → 86.0 %",
+            ],
+        ),
     ],
 )
 def test_the_page_says_what_happened(name: str, expected: list[str]) -> None:

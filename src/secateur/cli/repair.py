@@ -96,15 +96,16 @@ def repair(
         ),
     ] = None,
     polish: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--polish",
+            "--polish/--no-polish",
             help="After pruning, fit the weights that are left gently to the answers of the network as it "
-            "came. Only where a trigger was found. Kept only if it costs no accuracy and inverting again "
-            "finds none that came back; then there is no recipe. For --method rnp.",
+            "came. Only where a trigger was found, and kept only if it costs no accuracy and inverting again "
+            "finds none that came back. By default as the preset says. For --method rnp.",
+            show_default=False,
             rich_help_panel=METHOD,
         ),
-    ] = False,
+    ] = None,
     seed: Seed = 0,
     size: Size = None,
     channels: Channels = None,

@@ -30,7 +30,7 @@ class MethodChoice:
     preset: str
     budget: float | None
     threshold: float | None
-    polish: bool
+    polish: bool | None
 
     def create(self) -> "RepairMethod":
         """Make the method with what was given; the rest is the preset's.
@@ -47,8 +47,8 @@ class MethodChoice:
             given["budget"] = self.budget / 100
         if self.threshold is not None:
             given["threshold"] = self.threshold
-        if self.polish:
-            given["polishing"] = Polishing()
+        if self.polish is not None:
+            given["polishing"] = Polishing() if self.polish else None
         return create(self.name, self.preset, **given)
 
 
@@ -121,8 +121,8 @@ def _write_weights(staging: Path, repair: "Repair", model: "LoadedModel") -> dic
         return {}
     save_weights(staging / WEIGHTS, repair.state(model.checkpoint.state))
     written = [WEIGHTS]
-    # Of weights that were fitted as well, a recipe would give others.
-    if repair.tuned is None:
+    # A recipe without units would turn weights that were fitted back into the original.
+    if repair.tuned is None or repair.recipe.units:
         write_text(staging / RECIPE, repair.recipe.to_json())
         written.append(RECIPE)
     return {name: sha256(staging / name) for name in written}

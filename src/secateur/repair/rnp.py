@@ -53,6 +53,7 @@ PAPER: dict[str, object] = {
     "budget": None,
     "shift": False,
     "search": None,
+    "polishing": None,
 }
 
 
@@ -73,8 +74,9 @@ class RNP:
     The default first inverts triggers for labels: patches for every one (of many, those with the larger
     patches are dropped early; of more than 100, only those that unlearning points to are tried), other kinds
     for at most 12: see `Search`. If one is anomalously small, the units that carry it, and triggers inverted
-    anew after them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``. If none is,
-    masks decide, in five ways other than the paper's (``docs/decisions/0001-rnp-default.md``):
+    anew after them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``, and what is left
+    is polished (``docs/decisions/0005-polishing.md``). If none is, masks decide, in five ways other than the
+    paper's (``docs/decisions/0001-rnp-default.md``):
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
       recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
@@ -124,7 +126,7 @@ class RNP:
     polishing
         How the weights that are left are fitted to the answers of the network as it came, once units are
         pruned for a trigger; kept only if that brings nothing back: see `secateur.repair.keeping`. None
-        leaves them alone.
+        leaves them alone, so that the recipe alone gives the repaired weights.
     """
 
     unlearning: Unlearning = GENTLE
@@ -140,7 +142,7 @@ class RNP:
     search: Search | None = field(default_factory=Search)
     erasing: Erasing = field(default_factory=Erasing)
     silencing: Silencing = field(default_factory=Silencing)
-    polishing: Polishing | None = None
+    polishing: Polishing | None = field(default_factory=Polishing)
 
     def __post_init__(self) -> None:
         if not 0 <= self.original <= 1:
