@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from secateur.demo import FILES, OUTPUTS, WEIGHTS

@@ -70,6 +70,13 @@ def test_a_backdoor_that_is_still_there_is_cheap() -> None:
     assert found.seen[0].norm < 2
 
 
+def test_what_is_no_evidence_may_be_doubtful() -> None:
+    network = Planted()
+    look = successors(network, cheap=1e-6, doubtful=1.0)
+    assert look.cheap(network) == []
+    assert {trigger.label for trigger in look.doubtful(network)} == {TARGET}
+
+
 def test_once_it_is_pruned_nothing_is_cheap() -> None:
     network = Planted().requires_grad_(False)
     discovery, units = found_units(network)

@@ -53,13 +53,18 @@ def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
     assert erased.known[0] is first
     assert not {id(trigger) for trigger in erased.known} & {id(trigger) for trigger in again}
     assert not again[-1].converged or again[-1].norm > 4
+    assert erased.settled
 
 
-def test_one_trigger_is_followed_by_others_while_they_are_cheap() -> None:
-    # Without a limit on what is cheap, whatever turns the images to the label is erased as well.
-    erased = erase(Planted(), share=0.5, succeeding=Succeeding(cheap=1.0), budget=1.0)
+def test_one_trigger_is_followed_by_others_while_they_are_doubtful() -> None:
+    # Without a limit on what is doubtful, whatever turns the images to the label is erased as well.
+    erased = erase(Planted(), share=0.5, succeeding=Succeeding(doubtful=1.0), budget=1.0)
     assert len(erased.triggers) > 2
     assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
+
+
+def test_it_is_not_settled_before_others_were_looked_for() -> None:
+    assert not erase(Planted(), share=0.5, rounds=1).settled
 
 
 def test_units_that_the_trigger_does_not_need_come_back() -> None:

@@ -45,6 +45,8 @@ class Succeeding:
     cheap, cheap_shift
         A patch, or a shift, is cheap if its norm is at most this part of their median norm, in ``(0, 1]``.
         Shifts for different labels differ less than patches do.
+    doubtful
+        The same for one that may be what is left of a backdoor: no evidence, but reason to prune on.
     """
 
     beside: Inversion = field(default_factory=lambda: Inversion(steps=200))
@@ -56,12 +58,13 @@ class Succeeding:
     compared: int = 5
     cheap: float = 0.75
     cheap_shift: float = 0.8
+    doubtful: float = 0.9
 
     def __post_init__(self) -> None:
         if min(self.starts, self.compared) < 1:
             raise MethodError("successors need at least one start and one label to compare with")
-        if not (0 < self.cheap <= 1 and 0 < self.cheap_shift <= 1):
-            raise MethodError("what is cheap must be above 0 and at most 1")
+        if not (0 < self.cheap <= 1 and 0 < self.cheap_shift <= 1 and 0 < self.doubtful <= 1):
+            raise MethodError("what is cheap or doubtful must be above 0 and at most 1")
 
 
 class Successors:
@@ -113,7 +116,7 @@ class Successors:
         latent = isinstance(found, LatentTrigger)
         both = found.label is not None and shift and any(layer.kind == "norm" for layer in layers)
         self._kinds = [latent, not latent] if both else [latent]
-        self._limits: dict[bool, float] = {}
+        self._typical: dict[bool, float] = {}
         self.seen: list[Found] = []
         self.last: list[Found] = []
 
@@ -129,19 +132,25 @@ class Successors:
         labels would take as many forgotten copies.
         What the labels to compare with take is measured once for each kind, on the first network.
         """
+        return self._look(network, self._settings.cheap, self._settings.cheap_shift)
+
+    def doubtful(self, network: nn.Module) -> list[Found]:
+        """Return the triggers that are cheap or doubtful, in the same way."""
+        return self._look(network, self._settings.doubtful, self._settings.doubtful)
+
+    def _look(self, network: nn.Module, patch: float, shift: float) -> list[Found]:
         self.last = []
         for latent in self._kinds:
             known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
             self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
             self.seen.append(self.last[-1])
-            if latent not in self._limits:
+            if latent not in self._typical:
                 others = [self._invert(network, latent, label) for label in self._others]
                 norms = [other.norm for other in filter(_works, others)] or [math.inf]
-                part = self._settings.cheap_shift if latent else self._settings.cheap
-                self._limits[latent] = part * statistics.median(norms)
-            limit = self._limits[latent]
-            if cheap := [trigger for trigger in filter(_works, known) if trigger.norm <= limit]:
-                return cheap
+                self._typical[latent] = statistics.median(norms)
+            limit = (shift if latent else patch) * self._typical[latent]
+            if small := [trigger for trigger in filter(_works, known) if trigger.norm <= limit]:
+                return small
         return []
 
     def _beside(self, network: nn.Module) -> Found:

@@ -36,14 +36,13 @@ class Erased:
         ``(total,)`` in ``[0, 1]``: 1 less the largest share of a trigger's margin that the unit carried when
         it was looked at, to first order.
     triggers
-        The trigger found, and the smallest of each look for others; if the last is not cheap, that is why it
-        ended.
+        The trigger found, and the smallest of each look for others.
     known
         Every trigger that units were taken out for.
     successors
         What looked for others.
     settled
-        Whether it found none that is cheap on the network without the units chosen.
+        Whether it found none that is doubtful on the network without the units chosen.
     """
 
     choice: Choice
@@ -66,12 +65,12 @@ class Erasing:
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
     gradient is computed anew. Once the triggers fail, or no unit weakens them any more, units are put back
     that cost far more than the others for the margin that they take away. Then others are inverted on the
-    pruned network, and so on, while any is cheap, for at most `rounds` rounds.
+    pruned network, and so on, while any is doubtful, for at most `rounds` rounds.
 
     Attributes
     ----------
     succeeding
-        How other triggers are inverted, and which are cheap enough to be worth a round. Each image is stamped
+        How other triggers are inverted, and which are small enough to be worth a round. Each image is stamped
         with one of them: what they have in common is the backdoor.
     rounds
         At most so many.
@@ -175,7 +174,7 @@ class Erasing:
         settled = False
         for _ in range(self.rounds):
             pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
-            known = successors.cheap(pruned) if kept else successors.beside(pruned)
+            known = successors.doubtful(pruned) if kept else successors.beside(pruned)
             if not known:
                 settled = True
                 break
