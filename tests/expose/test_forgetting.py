@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, TARGET, Normed, Planted
+from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SIZE, TARGET, Normed, Planted
 from secateur.data import LabelledImages, Trigger
 from secateur.errors import MethodError
 from secateur.expose import Forgetting, Inversion, InvertedTrigger, Outlasting, predict, success_of
@@ -98,6 +98,27 @@ def test_settings_that_mean_nothing_are_refused(wrong):
         Forgetting(**wrong)
 
 
+def row(label: int) -> Trigger:
+    """Return what shows the row of a label alone."""
+    shown = torch.zeros(1, SIZE, SIZE)
+    shown[0, label + 1] = 1.0
+    return Trigger(torch.zeros_like(shown), shown)
+
+
+def test_what_does_not_work_on_the_network_as_it_came_does_not_count():
+    class Told(Inversion):
+        def __call__(self, _inverted, *_arguments, labels, **_more):
+            return tuple(
+                InvertedTrigger(label, row(label if label else 1), 1.0, 1.0, True) for label in labels
+            )
+
+    network = Planted().eval().requires_grad_(False)
+    method = Outlasting(Forgetting(stride=0.01), Told())
+    images = (CLEAN.learn, CLEAN.choose, CONVENTION)
+    triggers = method(network, *images, generator=generator(), labels=range(4))
+    assert [(trigger.success, trigger.converged) for trigger in triggers] == [(0, False), *3 * [(1, True)]]
+
+
 def test_a_small_multiple_is_measured_again_and_the_mean_counts():
     """Norms by label and turn: label 1 is small at first, and not when it is measured again."""
     before, after = (
@@ -114,7 +135,9 @@ def test_a_small_multiple_is_measured_again_and_the_mean_counts():
     class Told(Inversion):
         def __call__(self, inverted, *_arguments, labels, **_more):
             turns = before if inverted is network else after
-            return tuple(InvertedTrigger(label, NOTHING, next(turns[label]), 1.0, True) for label in labels)
+            return tuple(
+                InvertedTrigger(label, row(label), next(turns[label]), 1.0, True) for label in labels
+            )
 
     method = Outlasting(Forgetting(stride=0.01), Told())
     images = (CLEAN.learn, CLEAN.choose, CONVENTION)
@@ -134,7 +157,7 @@ def test_a_multiple_counts_only_if_its_class_was_forgotten_every_time():
     class Told(Inversion):
         def __call__(self, inverted, *_arguments, labels, **_more):
             norm = 1.0 if inverted is network else next(norms)
-            return tuple(InvertedTrigger(label, NOTHING, norm, 1.0, True) for label in labels)
+            return tuple(InvertedTrigger(label, row(label), norm, 1.0, True) for label in labels)
 
     turns: list[int] = []
     norms = iter([1.5, 1.1, 1.6, 1.0, 1.0])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.data import InputConvention, LabelledImages
 from secateur.errors import MethodError
-from secateur.expose.triggers import SMALL, TINY, Inversion, InvertedTrigger, success_of
+from secateur.expose.triggers import SMALL, TINY, WORKS, Inversion, InvertedTrigger, success_of
 from secateur.expose.unlearning import predict
 from secateur.models import Precision, autocast, check_precision, duplicate, last_layer
 from secateur.progress import Progress, Silent
@@ -206,8 +206,11 @@ class Outlasting:
             forgetful, forgot = self.forgetting(network, learn, convention, label, generator=generator)
             (after,) = invert(forgetful, labels=[label])
             success = success_of(network, after.trigger, label, held_out, convention)
-            times, converged = after.norm / max(before.norm, TINY), before.converged and after.converged
-            return InvertedTrigger(label, after.trigger, times, success, forgot and converged, "outlasting")
+            converged = before.converged and after.converged
+            # What only works on the network that forgot owes nothing to a backdoor.
+            shared = forgot and success > WORKS
+            times = after.norm / max(before.norm, TINY)
+            return InvertedTrigger(label, after.trigger, times, success, shared and converged, "outlasting")
 
         found = list(map(measure, labels, invert(network, labels=labels)))
         known = [trigger.norm for trigger in found if trigger.converged]

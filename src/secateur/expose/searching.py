@@ -67,10 +67,10 @@ class Search:
 
     First a patch is inverted for every label, then a patch that turns every image into any other class than
     the network's own answer (mappings from all classes to all have no label in common), then a shift of early
-    channels for every label (triggers that cover the image have no small patch), and last, for every label, a
-    pattern that outlasts the forgetting of its class. The last three are tried on networks with normalisation
-    only: `Erasing` acts on them, and shifts live in its channels. If none stands out alone, one for the label
-    that dominates unlearning has a witness and needs to be half as strong only.
+    channels for every label (triggers that cover the image have no small patch). If none stands out alone,
+    one for the label that dominates unlearning has a witness and needs to be half as strong only. Last comes,
+    for every label, a pattern that outlasts the forgetting of its class. All but the first are tried on
+    networks with normalisation only: `Erasing` acts on them, and shifts live in its channels.
 
     Attributes
     ----------
@@ -188,6 +188,11 @@ class Search:
                 triggers = looks["shift"] if found else triggers + looks["shift"]
         elif not shift:
             skipped["shift"] = "left out"
+        witnessed = None
+        if not found and labels is not None and labels.label is not None:
+            witnessed = witness(looks, labels.label, self.point)
+            if witnessed:
+                found, triggers = strongest(looks[witnessed])[1], looks[witnessed]
         if goes_on("outlasting") and self.outlasting:
             looks["outlasting"] = invert(partial(self.outlasting, network), proposed)
             if not found:
@@ -195,12 +200,7 @@ class Search:
                 triggers = looks["outlasting"] if found else triggers + looks["outlasting"]
         elif not self.outlasting:
             skipped["outlasting"] = "left out"
-        if not found and labels is not None and labels.label is not None:
-            witnessed = witness(looks, labels.label, self.point)
-            if witnessed:
-                found, triggers = strongest(looks[witnessed])[1], looks[witnessed]
-            return Findings(found, triggers, looks, skipped, self.point, witnessed)
-        return Findings(found, triggers, looks, skipped, self.point)
+        return Findings(found, triggers, looks, skipped, self.point, witnessed)
 
 
 def _by_strength(triggers: Sequence[Found]) -> list[int]:
@@ -224,8 +224,7 @@ def witness(looks: Mapping[Kind, tuple[Found, ...]], label: int, point: float) -
         (strength, kind)
         for kind, triggers in looks.items()
         for strength, trigger in [strongest(triggers)]
-        # Multiples that are small by chance are told apart only below the bound, see `Outlasting`.
-        if trigger.label == label and kind != "outlasting"
+        if trigger.label == label
     ]
     strength, kind = max(known, key=lambda pair: pair[0], default=(0.0, None))
     return kind if WITNESSED * strength > point else None

@@ -14,12 +14,9 @@ from secateur.errors import MethodError
 from secateur.expose.forgetting import Outlasting
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.searching import CHANGING
-from secateur.expose.triggers import Found, Inversion, typical_norm
+from secateur.expose.triggers import WORKS, Found, Inversion, typical_norm
 from secateur.progress import Progress
 from secateur.units import UnitLayer
-
-WORKS = 0.5
-"""A trigger that succeeds on a larger share of held-out images shows the backdoor at work."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ FEWEST = 3
 """Of triggers that converged for fewer labels, nothing tells which is small."""
 SLACK = 0.2
 """By how much success on held-out images may stay behind that on the images a trigger was fitted to."""
+WORKS = 0.5
+"""What succeeds on a larger share of held-out images may show a backdoor at work."""
 TINY = 1e-9
 VALUES_PER_PASS, IMAGES_PER_PASS = 1 << 22, 512
 """Input values and images that go through the network at once; more candidates than that take turns."""
