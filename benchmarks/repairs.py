@@ -113,6 +113,7 @@ def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
         if result.trigger
         else None,
         "named": named(result),
+        "label_score": result.labels and result.labels.score,
         "stages": {name: round(value, 1) for name, value in result.seconds.items()},
     }
     if used is not None:
