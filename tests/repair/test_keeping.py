@@ -163,7 +163,8 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
     network = Planted()
     learn = CLEAN.learn
     images = torch.cat([learn.images, corner().trigger.stamp(learn.images)])
-    poisoned = CleanData(LabelledImages(images, learn.labels.repeat(2)), CLEAN.choose, CONVENTION)
+    labels = torch.cat([learn.labels, torch.full_like(learn.labels, TARGET)])
+    poisoned = CleanData(LabelledImages(images, labels), CLEAN.choose, CONVENTION)
     polishing = Polishing(passes=30, rate=0.02, moved=0.0, mixed=0.0, stamped=0.0, precision="float32")
     units = [found_units(network)[1][k] for k in BACKDOOR]
 

@@ -11,7 +11,7 @@ from planted import CLASSES, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted
 from secateur.data import LabelledImages
 from secateur.errors import MethodError
 from secateur.expose import LatentTrigger, predict, success_of
-from secateur.repair.polishing import Polishing
+from secateur.repair.polishing import Polishing, _without_label
 from secateur.units import all_units, discover, prune
 
 POLISHING = Polishing(passes=20, rate=0.05, precision="float32")
@@ -37,7 +37,7 @@ def test_clean_answers_come_back_and_pruned_units_stay_zero() -> None:
     polished = POLISHING(
         pruned,
         teacher,
-        tiny.images(160, 1).images,
+        tiny.images(160, 1),
         tiny.CONVENTION,
         layers=discovery.layers,
         units=units,
@@ -58,7 +58,7 @@ def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     polished = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, precision="float32")(
         teacher,
         teacher,
-        CLEAN.learn.images,
+        CLEAN.learn,
         CONVENTION,
         layers=(),
         units=(),
@@ -67,6 +67,16 @@ def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     )
     assert success_of(teacher, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 1
     assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.2
+
+
+def test_of_other_classes_the_label_stays_as_it_was_by_hand() -> None:
+    wanted = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]).log()
+    before = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]).log()
+    mixed = _without_label(wanted, before, 0, torch.tensor([True, False])).exp()
+    assert torch.allclose(mixed, torch.tensor([[0.1, 0.54, 0.36], [0.5, 0.3, 0.2]]))
+    certain = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    assert _without_label(wanted[:1], certain, 0, torch.tensor([True])).isfinite().all()
+    assert _without_label(wanted[:1], certain, 1, torch.tensor([True])).isfinite().all()
 
 
 def test_biases_that_were_zero_before_pruning_stay_zero_and_shifts_leave_pruned_channels_alone() -> None:
@@ -79,7 +89,7 @@ def test_biases_that_were_zero_before_pruning_stay_zero_and_shifts_leave_pruned_
     polished = Polishing(passes=3, rate=0.05, moved=0.0)(
         prune(network, discovery.layers, gone),
         network,
-        CLEAN.learn.images,
+        CLEAN.learn,
         CONVENTION,
         layers=discovery.layers,
         units=gone,
@@ -99,7 +109,7 @@ def test_a_bias_that_pruning_left_is_polished_with_the_others() -> None:
     polished = Polishing(passes=3, rate=0.05, moved=0.0)(
         prune(network, discovery.layers, gone, shift=False),
         network,
-        CLEAN.learn.images,
+        CLEAN.learn,
         CONVENTION,
         layers=discovery.layers,
         units=gone,
@@ -114,7 +124,7 @@ def test_a_bias_that_pruning_left_is_polished_with_the_others() -> None:
 def test_the_same_seed_polishes_alike() -> None:
     teacher = tiny.backdoored()
     quick = Polishing(passes=2)
-    images = tiny.images(64, 1).images
+    images = tiny.images(64, 1)
     first, second = (
         quick(
             teacher,

@@ -129,13 +129,21 @@ class Successors:
         labels would take as many forgotten copies.
         What the labels to compare with take is measured once for each kind, on the first network.
         """
-        return self._look(network, self._settings.cheap, self._settings.cheap_shift)
+        return self._look(network)
 
     def doubtful(self, network: nn.Module) -> list[Found]:
         """Return the triggers that are cheap or doubtful, in the same way."""
-        return self._look(network, self._settings.doubtful, self._settings.doubtful)
+        return self._look(network, doubtful=True)
 
-    def _look(self, network: nn.Module, patch: float, shift: float) -> list[Found]:
+    def is_cheap(self, trigger: Found) -> bool:
+        """Say whether a trigger is cheap, of a kind that was looked for."""
+        return trigger.norm <= self._limit(trigger.form == "shift")
+
+    def _limit(self, latent: bool, *, doubtful: bool = False) -> float:
+        part = self._settings.cheap_shift if latent else self._settings.cheap
+        return (self._settings.doubtful if doubtful else part) * self._typical[latent]
+
+    def _look(self, network: nn.Module, *, doubtful: bool = False) -> list[Found]:
         self.last = []
         for latent in self._kinds:
             known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
@@ -145,7 +153,7 @@ class Successors:
                 others = [self._invert(network, latent, label) for label in self._others]
                 norms = [other.norm for other in filter(_works, others)] or [math.inf]
                 self._typical[latent] = statistics.median(norms)
-            limit = (shift if latent else patch) * self._typical[latent]
+            limit = self._limit(latent, doubtful=doubtful)
             if small := [trigger for trigger in filter(_works, known) if trigger.norm <= limit]:
                 return small
         return []

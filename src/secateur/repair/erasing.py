@@ -42,7 +42,7 @@ class Erased:
     successors
         What looked for others.
     settled
-        Whether it found none that is doubtful on the network without the units chosen.
+        Whether it found none that is cheap on the network without the units chosen.
     """
 
     choice: Choice
@@ -65,7 +65,7 @@ class Erasing:
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
     gradient is computed anew. Once the triggers fail, or no unit weakens them any more, units are put back
     that cost far more than the others for the margin that they take away. Then others are inverted on the
-    pruned network, and so on, while any is doubtful, for at most `rounds` rounds.
+    pruned network, and so on, while any is cheap and once if any is doubtful, for at most `rounds` rounds.
 
     Attributes
     ----------
@@ -171,10 +171,16 @@ class Erasing:
             shift=shift,
             temperature=self.temperature,
         )
-        settled = False
+        settled = doubted = False
         for _ in range(self.rounds):
             pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
-            known = successors.doubtful(pruned) if kept else successors.beside(pruned)
+            if not kept:
+                known = successors.beside(pruned)
+            elif doubted:
+                known = successors.cheap(pruned)
+            else:
+                known = successors.doubtful(pruned)
+                doubted = not any(map(successors.is_cheap, known))
             if not known:
                 settled = True
                 break

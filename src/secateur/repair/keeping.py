@@ -104,7 +104,7 @@ def polish(
         polished = polishing(
             pruned,
             case.network,
-            clean.learn.images,
+            clean.learn,
             clean.convention,
             layers=layers,
             units=units,

@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.data import InputConvention
+from secateur.data import InputConvention, LabelledImages
 from secateur.errors import MethodError
 from secateur.expose import Found, LatentTrigger
 from secateur.models import Precision, autocast, check_precision, duplicate
 from secateur.progress import Progress, Silent
 from secateur.units import Unit, UnitLayer, prune
+
+CERTAIN = 1e-6
+"""Probabilities stay so far away from 0 and 1: the logarithm of what is left must be finite."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,12 @@ class Polishing:
     """Minimise the divergence of a pruned network's answers from those of the network as it came.
 
     Stochastic gradient descent on clean images, moved, mirrored and mixed with each other: the teacher
-    answers whatever it is shown, so that the images need no labels and can be varied freely. Both answers are
-    softened by `temperature` (Hinton et al., 2015). Of each batch a part is shown with one of the inverted
-    triggers at work, and should be answered as the teacher answers it without: the teacher knows the
-    backdoor, too. Normalisation keeps its statistics. What pruning set to zero stays zero.
+    answers whatever it is shown. Both answers are softened by `temperature` (Hinton et al., 2015). The
+    teacher knows the backdoor, too, which is kept out in two ways. Of each batch a part is shown with one of
+    the inverted triggers at work, and should be answered as the teacher answers it without. And on images of
+    other classes the probability of the triggers' label is not learned from the teacher, but stays as it was
+    after pruning: what the teacher sees of its label there may be what an image shares with the trigger.
+    Normalisation keeps its statistics. What pruning set to zero stays zero.
 
     Attributes
     ----------
@@ -74,7 +79,7 @@ class Polishing:
         self,
         pruned: nn.Module,
         teacher: nn.Module,
-        images: Tensor,
+        learn: LabelledImages,
         convention: InputConvention,
         *,
         layers: Sequence[UnitLayer],
@@ -90,8 +95,8 @@ class Polishing:
         ----------
         pruned, teacher
             The same network after and before pruning, answering with logits, in evaluation mode; not changed.
-        images
-            Clean images, ``(N, C, H, W)`` in ``[0, 1]``.
+        learn
+            Clean images.
         convention
             How they become network input.
         layers, units
@@ -99,7 +104,7 @@ class Polishing:
         shift
             Whether a pruned norm lost its bias too.
         triggers
-            Those that were inverted; without any, nothing is stamped.
+            Those that were inverted, for one label; without any, everything is learned from the teacher.
         generator
             Decides order and variation of the images, and their triggers.
         progress
@@ -111,26 +116,31 @@ class Polishing:
         work = duplicate(pruned).eval().requires_grad_(True)
         gone = _gone(work, layers, units, shift=shift)
         triggers = [_without(trigger, gone) for trigger in triggers]
+        label = triggers[0].label if triggers else None
+        other = learn.labels != (-1 if label is None else label)
         optimizer = torch.optim.SGD(work.parameters(), lr=self.rate, momentum=self.momentum)
-        steps = self.passes * math.ceil(len(images) / self.batch_size)
+        steps = self.passes * math.ceil(len(learn) / self.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(self.passes):
             total = 0.0
-            for chosen in torch.split(torch.randperm(len(images), generator=generator), self.batch_size):
-                varied = self._varied(images[chosen], generator)
+            for chosen in torch.split(torch.randperm(len(learn), generator=generator), self.batch_size):
+                varied, others = self._varied(learn.images[chosen], other[chosen], generator)
                 count = round(self.stamped * len(varied)) if triggers else 0
                 which = int(torch.randint(max(1, len(triggers)), (), generator=generator))
                 inputs = convention.normalise(varied.to(device))
                 with autocast(self.precision, device):
                     with torch.no_grad():
-                        wanted = teacher(inputs).float()
+                        wanted = (teacher(inputs).float() / self.temperature).log_softmax(1)
+                        if label is not None:
+                            before = (pruned(inputs).float() / self.temperature).log_softmax(1)
+                            wanted = _without_label(wanted, before, label, others.to(device))
                     output = work(inputs[count:]).float()
                     if count:
                         stamped = triggers[which].answers(work, varied[:count], convention).float()
                         output = torch.cat([stamped, output])
                 loss = F.kl_div(
                     (output / self.temperature).log_softmax(1),
-                    (wanted / self.temperature).log_softmax(1),
+                    wanted,
                     log_target=True,
                     reduction="batchmean",
                 )
@@ -142,11 +152,14 @@ class Polishing:
                     for name, zero in gone.items():
                         work.get_parameter(name).masked_fill_(zero, 0.0)
                 total += loss.item() * len(chosen)
-            progress.advance(divergence=total / len(images))
+            progress.advance(divergence=total / len(learn))
         return work.requires_grad_(False)
 
-    def _varied(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a batch moved as a whole, half of it mirrored, and perhaps mixed."""
+    def _varied(self, images: Tensor, others: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a batch moved as a whole, half of it mirrored, and perhaps mixed.
+
+        Also where `others`, ``(N,)``, holds of all that an image shows.
+        """
         height, width = images.shape[2:]
         rows, columns = int(self.moved * height), int(self.moved * width)
         padded = F.pad(images, (columns, columns, rows, rows), mode="reflect")
@@ -156,9 +169,19 @@ class Polishing:
         mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
         images = torch.where(mirrored, images.flip(3), images)
         if torch.rand((), generator=generator) >= self.mixed:
-            return images
-        others = images[torch.randperm(len(images), generator=generator)]
-        return others.lerp(images, torch.rand(len(images), 1, 1, 1, generator=generator))
+            return images, others
+        second = torch.randperm(len(images), generator=generator)
+        shares = torch.rand(len(images), 1, 1, 1, generator=generator)
+        return images[second].lerp(images, shares), others & others[second]
+
+
+def _without_label(wanted: Tensor, before: Tensor, label: int, others: Tensor) -> Tensor:
+    """Return logarithms of probabilities, ``(N, K)``; for `others`, that of `label` is as it was before."""
+    own = before[:, label].clamp(math.log(CERTAIN), math.log1p(-CERTAIN))
+    rest = wanted.index_fill(1, torch.tensor([label], device=wanted.device), -torch.inf).log_softmax(1)
+    mixed = rest + torch.log1p(-own.exp())[:, None]
+    mixed[:, label] = own
+    return torch.where(others[:, None], mixed, wanted)
 
 
 @torch.no_grad()
