@@ -283,11 +283,12 @@ def judged(value: dict[str, Any]) -> Verdict:
             InvertedTrigger(label, NOTHING, norm, 1.0, converged, "patch" if kind == "change" else kind)
             for label, norm, converged in zip(labels, check["norms"], check["converged"], strict=True)
         )
-    last = looks.pop("outlasting", None)
+    last, told = looks.pop("outlasting", None), value["labels"]
+    dominant = told and told["score"] > DOMINANT
+    if dominant:
+        looks.pop("change", None)
     standing = any(strongest(look)[0] > OPERATING_POINT for look in looks.values())
-    told = value["labels"]
-    dominant = told and not standing and told["score"] > DOMINANT
-    witnessed = witness(looks, told["label"], OPERATING_POINT) if dominant else None
+    witnessed = witness(looks, told["label"], OPERATING_POINT) if dominant and not standing else None
     if last:
         looks["outlasting"] = last
     return judge(Findings(None, (), looks, point=OPERATING_POINT, witnessed=witnessed))

@@ -112,6 +112,14 @@ def test_a_label_that_dominates_unlearning_needs_a_weaker_trigger() -> None:
     assert verdict.strength == pytest.approx(2 * strengths(findings.triggers)[1])
 
 
+def test_where_one_label_dominates_no_mapping_of_all_classes_is_looked_for() -> None:
+    network, gained = Normed(strength=0.0), (-0.3, 0.8, -0.2, -0.2, -0.1)
+    findings = search(network, gained=gained, outlasting=None)
+    assert findings.skipped["change"] == "one label"
+    assert set(findings.looks) == {"patch", "shift"}
+    assert "change" in search(network, gained=gained, outlasting=None, thorough=True).looks
+
+
 def test_networks_without_normalisation_are_searched_for_patches_only() -> None:
     findings = search(Planted(backdoor=False))
     assert findings.found is None

@@ -24,7 +24,9 @@ WITNESSED = 2.0
 """What the strength of a trigger is multiplied by if unlearning points to its label as well."""
 
 Kind = Literal["patch", "change", "shift", "outlasting"]
-Reason = Literal["no normalisation", "too many classes", "found before", "left out", "not converged"]
+Reason = Literal[
+    "no normalisation", "too many classes", "found before", "one label", "left out", "not converged"
+]
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ class Search:
     """Invert triggers of one kind after the other until one is anomalously small.
 
     First a patch is inverted for every label, then a patch that turns every image into any other class than
-    the network's own answer (mappings from all classes to all have no label in common), then a shift of early
-    channels for every label (triggers that cover the image have no small patch). If none stands out alone,
-    one for the label that dominates unlearning has a witness and needs to be half as strong only. Last comes,
-    for every label, a pattern that outlasts the forgetting of its class. All but the first are tried on
-    networks with normalisation only: `Erasing` acts on them, and shifts live in its channels.
+    the network's own answer (mappings from all classes to all have no label in common; left out if one label
+    dominates unlearning: its triggers change answers, too), then a shift of early channels for every label
+    (triggers that cover the image have no small patch). If none stands out alone, one for the label that
+    dominates unlearning has a witness and needs to be half as strong only. Last comes, for every label, a
+    pattern that outlasts the forgetting of its class. All but the first are tried on networks with
+    normalisation only: `Erasing` acts on them, and shifts live in its channels.
 
     Attributes
     ----------
@@ -169,6 +172,7 @@ class Search:
             candidates = _by_strength(triggers)
         proposed = sorted(candidates[: self.proposed])
         normed = any(layer.kind == "norm" for layer in layers)
+        dominant = labels.label if labels else None
 
         def goes_on(kind: Kind) -> bool:
             if normed and (self.thorough or not found):
@@ -176,7 +180,9 @@ class Search:
             skipped[kind] = "found before" if normed else "no normalisation"
             return False
 
-        if goes_on("change"):
+        if dominant is not None and normed and not (found or self.thorough):
+            skipped["change"] = "one label"
+        elif goes_on("change"):
             looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
             if not found:
                 triggers = looks["change"]
@@ -189,8 +195,8 @@ class Search:
         elif not shift:
             skipped["shift"] = "left out"
         witnessed = None
-        if not found and labels is not None and labels.label is not None:
-            witnessed = witness(looks, labels.label, self.point)
+        if not found and dominant is not None:
+            witnessed = witness(looks, dominant, self.point)
             if witnessed:
                 found, triggers = strongest(looks[witnessed])[1], looks[witnessed]
         if goes_on("outlasting") and self.outlasting:

@@ -232,6 +232,7 @@ REASONS: Mapping[Reason, str] = {
     "no normalisation": "It is only tried on networks with normalisation layers, and this one has none.",
     "too many classes": "The network has too many classes to invert a trigger for each.",
     "found before": "A trigger of another kind had stood out already.",
+    "one label": "Unlearning points to one label, and a trigger for that changes any answer, too.",
     "left out": "The settings of this method leave it out.",
     "not converged": "Too few triggers converged (there must be three) to tell which of them is small.",
 }
