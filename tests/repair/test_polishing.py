@@ -69,11 +69,12 @@ def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.2
 
 
-def test_of_other_classes_the_label_stays_as_it_was_by_hand() -> None:
+def test_of_other_classes_the_label_gets_no_more_than_before_by_hand() -> None:
     wanted = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]).log()
     before = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]).log()
     mixed = _without_label(wanted, before, 0, torch.tensor([True, False])).exp()
     assert torch.allclose(mixed, torch.tensor([[0.1, 0.54, 0.36], [0.5, 0.3, 0.2]]))
+    assert torch.allclose(_without_label(wanted, before, 1, torch.tensor([True, True])), wanted)
     certain = torch.tensor([[0.0, -torch.inf, -torch.inf]])
     assert _without_label(wanted[:1], certain, 0, torch.tensor([True])).isfinite().all()
     assert _without_label(wanted[:1], certain, 1, torch.tensor([True])).isfinite().all()

@@ -32,8 +32,8 @@ class Polishing:
     answers whatever it is shown. Both answers are softened by `temperature` (Hinton et al., 2015). The
     teacher knows the backdoor, too, which is kept out in two ways. Of each batch a part is shown with one of
     the inverted triggers at work, and should be answered as the teacher answers it without. And on images of
-    other classes the probability of the triggers' label is not learned from the teacher, but stays as it was
-    after pruning: what the teacher sees of its label there may be what an image shares with the trigger.
+    other classes the probability of the triggers' label is no larger than it was after pruning: what the
+    teacher sees of that label there may be what an image shares with the trigger.
     Normalisation keeps its statistics. What pruning set to zero stays zero.
 
     Attributes
@@ -176,8 +176,8 @@ class Polishing:
 
 
 def _without_label(wanted: Tensor, before: Tensor, label: int, others: Tensor) -> Tensor:
-    """Return logarithms of probabilities, ``(N, K)``; for `others`, that of `label` is as it was before."""
-    own = before[:, label].clamp(math.log(CERTAIN), math.log1p(-CERTAIN))
+    """Return logarithms of probabilities, ``(N, K)``; for `others`, `label` has no more than before."""
+    own = torch.minimum(before, wanted)[:, label].clamp(math.log(CERTAIN), math.log1p(-CERTAIN))
     rest = wanted.index_fill(1, torch.tensor([label], device=wanted.device), -torch.inf).log_softmax(1)
     mixed = rest + torch.log1p(-own.exp())[:, None]
     mixed[:, label] = own
