@@ -213,7 +213,7 @@ def scanned(card: dict[str, Any], images: str, recipe: SpecimenRecipe, folder: P
         dataset, model.convention, samples=SAMPLES, seed=recipe.seed, num_classes=model.num_classes
     )
     start = time.perf_counter()
-    verdict, exposed = Scan(search=Search(point=CLEAR))(
+    verdict, exposed = Scan(search=Search(point=CLEAR), sharpening=None)(
         model.network, clean, generator=torch.Generator().manual_seed(recipe.seed)
     )
     labels, measured = exposed.labels, card["measured"]

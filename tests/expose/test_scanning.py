@@ -25,6 +25,20 @@ def test_a_planted_patch_is_evidence_and_the_network_stays_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+def test_what_is_evidence_is_inverted_once_more_for_its_label_alone() -> None:
+    rough = Search(patches=Inversion(steps=60), point=1.0)
+    plain, exposed = Scan(search=rough, sharpening=None)(Planted(), CLEAN, generator=generator())
+    sharp, again = Scan(search=rough)(Planted(), CLEAN, generator=generator())
+    assert plain.trigger is exposed.findings.found
+    assert (sharp.label, sharp.strength) == (TARGET, plain.strength)
+    assert sharp.trigger.norm < plain.trigger.norm
+    assert again.findings.found.norm == plain.trigger.norm
+    assert again.seconds["sharpening"] > 0
+    # A worse one is not taken.
+    blind, _ = Scan(search=rough, sharpening=Inversion(steps=1))(Planted(), CLEAN, generator=generator())
+    assert blind.trigger.norm == plain.trigger.norm
+
+
 def test_the_same_network_without_it_gives_no_evidence() -> None:
     verdict, _ = Scan()(Planted(backdoor=False), CLEAN, generator=generator())
     assert (verdict.conclusion, verdict.label) == ("no evidence", None)

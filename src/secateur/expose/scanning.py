@@ -1,6 +1,6 @@
 """A scan: expose a network and say whether what shows is evidence of a backdoor."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from secateur.data import CleanData
 from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.searching import Search
+from secateur.expose.triggers import Found, Inversion
 from secateur.expose.unlearning import Unlearning
 from secateur.expose.verdict import Verdict, judge
 from secateur.progress import Progress
@@ -27,10 +28,14 @@ class Scan:
         How the clean task is unlearned.
     search
         How triggers are looked for, and beyond which strength one is evidence.
+    sharpening
+        How a patch that is evidence is inverted once more, for its label alone: finding it takes few steps,
+        and with more it becomes smaller and more like the planted one. None leaves it.
     """
 
     unlearning: Unlearning = GENTLE
     search: Search = field(default_factory=lambda: Search(point=OPERATING_POINT))
+    sharpening: Inversion | None = field(default_factory=lambda: Inversion(steps=200, restarts=3))
 
     def __call__(
         self,
@@ -66,4 +71,23 @@ class Scan:
         with flushed_denormals():
             case = Case.of(network, clean, generator, progress)
             exposed = Exposing(self.unlearning, self.search)(case)
-        return judge(exposed.findings), exposed
+            verdict = judge(exposed.findings)
+            found = verdict.trigger
+            if self.sharpening and found and found.form == "patch" and found.label is not None:
+                verdict = replace(verdict, trigger=self._sharper(self.sharpening, case, found))
+        exposed.seconds.update(case.seconds)
+        return verdict, exposed
+
+    def _sharper(self, sharpening: Inversion, case: Case, found: Found) -> Found:
+        """Return the smallest of several patches for the same label, and that found."""
+        with case.stage("sharpening"):
+            (sharper,) = sharpening(
+                case.network,
+                case.clean.learn,
+                case.clean.choose,
+                case.clean.convention,
+                generator=case.generator,
+                labels=[found.label],
+                progress=case.progress,
+            )
+        return sharper if sharper.converged and sharper.norm < found.norm else found
