@@ -51,12 +51,12 @@ class Wrapped(nn.Module):
 
 
 def test_a_softmax_inside_does_not_hide_the_backdoor() -> None:
-    plain = repair(backdoored())
-    inside = repair(Wrapped("module"))
+    plain = repair(backdoored(), polishing=None)
+    inside = repair(Wrapped("module"), polishing=None)
     assert torch.equal(plain.scores, inside.scores)
-    function = repair(Wrapped("function"))
+    function = repair(Wrapped("function"), polishing=None)
     # What is learned on the way amplifies rounding.
-    assert torch.corrcoef(torch.stack([plain.scores, function.scores]))[0, 1] > 0.99
+    assert torch.corrcoef(torch.stack([plain.scores, function.scores]))[0, 1] > 0.95
 
 
 class Remembering(nn.Module):
