@@ -36,7 +36,6 @@ def test_the_demo_removes_the_backdoor_and_writes_the_report(tmp_path: Path) -> 
     for moment in ("before", "after"):
         assert f"{100 * measured['ASR'][moment]['value']:.1f} %" in done.stdout
 
-    assert evidence["weights"]["fitted"]
     recipe = Recipe.from_json((out / "recipe.json").read_text())
     repaired, pruned = load_file(out / "repaired.safetensors"), recipe.apply(load_file(FILES / WEIGHTS))
     assert repaired.keys() == pruned.keys()
@@ -45,3 +44,5 @@ def test_the_demo_removes_the_backdoor_and_writes_the_report(tmp_path: Path) -> 
     for layer in gone:
         weights = [weights[f"{layer['name']}.weight"][layer["indices"]] for weights in (repaired, pruned)]
         assert not any(part.any() for part in weights)
+    same = all(bool((repaired[name] == tensor).all()) for name, tensor in pruned.items())
+    assert same != evidence["weights"]["fitted"]
