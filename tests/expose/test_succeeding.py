@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from planted import BACKDOOR, CLASSES, CLEAN, PLANTED, TARGET, Normed, Planted, corner, found_units
+from planted import BACKDOOR, CLASSES, CLEAN, PLANTED, SIZE, TARGET, Normed, Planted, corner, found_units
 from secateur.errors import MethodError
 from secateur.expose import (
     Found,
@@ -84,6 +84,21 @@ def test_once_it_is_pruned_nothing_is_cheap() -> None:
     assert look.cheap(prune(network, discovery.layers, [units[k] for k in BACKDOOR])) == []
     # The label is now as hard to reach as it is without a backdoor.
     assert look.seen[0].norm > 4
+
+
+def test_where_every_label_takes_less_none_is_cheap() -> None:
+    look, network = successors(Planted(backdoor=False)), Planted(backdoor=False)
+    with torch.no_grad():
+        rows = network.hidden.weight.view(-1, SIZE, SIZE)
+        for label in range(CLASSES):
+            rows[label, label + 1, :2] = 20.0
+    network.eval().requires_grad_(False)
+    assert look.cheap(Planted(backdoor=False).requires_grad_(False)) == []
+    cheap = look.cheap(network)
+    assert {trigger.label for trigger in cheap} == {TARGET}
+    assert look.cheap_on(network, cheap) == []
+    backdoored = Planted().requires_grad_(False)
+    assert look.cheap_on(backdoored, look.cheap(backdoored))
 
 
 def test_what_patches_miss_is_looked_for_among_shifts() -> None:

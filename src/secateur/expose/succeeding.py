@@ -137,11 +137,20 @@ class Successors:
 
     def is_cheap(self, trigger: Found) -> bool:
         """Say whether a trigger is cheap, of a kind that was looked for."""
-        return trigger.norm <= self._limit(trigger.form == "shift")
+        latent = trigger.form == "shift"
+        return trigger.norm <= self._cheap(latent) * self._typical[latent]
 
-    def _limit(self, latent: bool, *, doubtful: bool = False) -> float:
-        part = self._settings.cheap_shift if latent else self._settings.cheap
-        return (self._settings.doubtful if doubtful else part) * self._typical[latent]
+    def cheap_on(self, network: nn.Module, triggers: Sequence[Found]) -> list[Found]:
+        """Return those of some triggers of one kind that are cheap against other labels on this network.
+
+        Where a network was fitted to clean answers since the first one, every label may take less.
+        """
+        latent = triggers[0].form == "shift"
+        limit = self._cheap(latent) * self._typical_on(network, latent)
+        return [trigger for trigger in triggers if trigger.norm <= limit]
+
+    def _cheap(self, latent: bool) -> float:
+        return self._settings.cheap_shift if latent else self._settings.cheap
 
     def _look(self, network: nn.Module, *, doubtful: bool = False) -> list[Found]:
         self.last = []
@@ -150,13 +159,16 @@ class Successors:
             self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
             self.seen.append(self.last[-1])
             if latent not in self._typical:
-                others = [self._invert(network, latent, label) for label in self._others]
-                norms = [other.norm for other in filter(_works, others)] or [math.inf]
-                self._typical[latent] = statistics.median(norms)
-            limit = self._limit(latent, doubtful=doubtful)
+                self._typical[latent] = self._typical_on(network, latent)
+            limit = (self._settings.doubtful if doubtful else self._cheap(latent)) * self._typical[latent]
             if small := [trigger for trigger in filter(_works, known) if trigger.norm <= limit]:
                 return small
         return []
+
+    def _typical_on(self, network: nn.Module, latent: bool) -> float:
+        """Return the median norm that other labels take on a network; infinite if none is reached."""
+        others = [self._invert(network, latent, label) for label in self._others]
+        return statistics.median([other.norm for other in filter(_works, others)] or [math.inf])
 
     def _beside(self, network: nn.Module) -> Found:
         if self._found.form == "outlasting":

@@ -145,7 +145,8 @@ def compare(
     """Return whether a polished network is kept, and what was measured, as sentences.
 
     It is not if it is right on fewer held-out images than before, if a known trigger succeeds on more beyond
-    chance, or if a trigger inverted on it is cheap, unless one no larger was cheap before.
+    chance, or if a trigger inverted on it is cheap against other labels both there and on the network that
+    was pruned first, unless one no larger was cheap before.
 
     Parameters
     ----------
@@ -178,6 +179,8 @@ def compare(
     cheap_before = [] if settled else successors.cheap(pruned)
     before = sizes_of(successors.last)
     cheap = successors.cheap(polished)
+    if cheap:
+        cheap = successors.cheap_on(polished, cheap)
     facts.append(
         f"Triggers inverted again take {sizes_of(successors.last)}, before it {before}"
         f"{' (cheap already)' if cheap_before else ''}: compared with other labels they are "
