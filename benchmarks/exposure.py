@@ -175,7 +175,9 @@ def recovered(subject: Subject, seed: int) -> dict[str, Any]:
         stages["unlearned"] = forgetful.eval()
         found = {}
         for stage, known in stages.items():
-            triggers = Inversion()(known, clean.learn, clean.choose, convention, generator=generator)
+            triggers = Inversion(form="compact")(
+                known, clean.learn, clean.choose, convention, generator=generator
+            )
             anomaly = anomalies(triggers)[subject.target]
             trigger = triggers[subject.target]
             found[stage] = {

@@ -25,6 +25,46 @@ def test_a_patch_covers_by_its_mask() -> None:
     assert torch.allclose(trigger.stamp(IMAGES[0]), images[0])
 
 
+def test_the_outline_of_a_compact_patch_counts_while_it_is_searched() -> None:
+    form = FORMS["compact"]
+    opened = torch.tensor([[[[1.0, 0.5], [0.0, 0.0]], [[0.2, 0.9], [0.4, 0.4]]]])
+    images, sizes = form.stamped(opened, IMAGES)
+    assert torch.equal(images, FORMS["patch"].stamped(opened, IMAGES)[0])
+    # Steps: down 1 and 0.5, across 0.5 and 0.
+    assert sizes.tolist() == [1.5 + 0.5 * 2.0]
+    assert form.trigger(opened[0])[1] == 1.5
+
+
+class Block(nn.Module):
+    """Answers 1 where three of the nine pixels of a block in the middle are bright, and some more of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.zeros(8, 8)
+        weights[3:6, 3:6] = 1.0
+        weights[3:6:2, 3:6:2] = 1.2
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height = 5 * ((images * self.weights).sum((1, 2, 3)) - 4.0)
+        return torch.stack([torch.zeros_like(height), height], 1)
+
+
+def test_a_compact_patch_is_in_one_piece() -> None:
+    images = LabelledImages(torch.rand(40, 1, 8, 8) * 0.1, torch.zeros(40, dtype=torch.int64))
+    convention, found = InputConvention((8, 8), 1), {}
+    for form in ("patch", "compact"):
+        (found[form],) = Inversion(form=form, steps=300)(
+            Block(), images, images, convention, generator=torch.Generator().manual_seed(0), labels=[1]
+        )
+    assert all(one.converged and one.form == "patch" for one in found.values())
+    outlines = {
+        name: sum(float((1 - one.trigger.keep[0]).diff(dim=dim).abs().sum()) for dim in (0, 1))
+        for name, one in found.items()
+    }
+    assert outlines["compact"] < 0.8 * outlines["patch"], outlines
+
+
 def test_an_additive_pattern_is_added_and_clipped() -> None:
     form = FORMS["additive"]
     opened = torch.tensor([[[[-0.5, 0.3], [0.0, 0.4]]]])

@@ -10,12 +10,22 @@ from secateur.data import Trigger
 
 OPAQUE = 2.0
 """Masks start nearly opaque, so that no pixel stays below the threshold of a unit that waits for it."""
+OUTLINE = 0.5
+"""What a step of the mask from one pixel to the next counts, against a pixel that is covered."""
 FAINT = 0.01
 """Standard deviation of an additive pattern's start: at zero its norm has no gradient."""
 
 
 class Form(Protocol):
-    """A family of triggers that gradients can search; `R` of them are held together."""
+    """A family of triggers that gradients can search; `R` of them are held together.
+
+    Attributes
+    ----------
+    kind
+        What its triggers are.
+    """
+
+    kind: "Kind"
 
     def planes(self, channels: int) -> int:
         """Return how many planes of the image's size describe a trigger."""
@@ -47,6 +57,8 @@ class Patch:
     Its size is the sum of the mask over all pixels, in ``[0, H * W]`` (Neural Cleanse, equations 2 and 3).
     """
 
+    kind: "Kind" = "patch"
+
     def planes(self, channels: int) -> int:
         """Return one for the mask, and the pattern's."""
         return 1 + channels
@@ -71,12 +83,30 @@ class Patch:
         return Trigger((1 - mask).expand_as(pattern).contiguous(), mask * pattern), float(mask.sum())
 
 
+class Compact(Patch):
+    """A patch in one piece: while it is searched, the outline of its mask counts as well as its pixels.
+
+    The smallest patch is a few scattered pixels of the planted one; people plant patches in one piece. The
+    outline is the mask's total variation (TABOR, Guo et al., arXiv 1908.01763). It makes a patch more like
+    the planted one, and sizes harder to compare: how small a patch can be is asked of `Patch`.
+    """
+
+    def stamped(self, opened: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay the pattern over the images."""
+        stamped, sizes = super().stamped(opened, images)
+        mask = opened[:, 0]
+        outline = mask.diff(dim=1).abs().sum((1, 2)) + mask.diff(dim=2).abs().sum((1, 2))
+        return stamped, sizes + OUTLINE * outline
+
+
 class Additive:
     """A pattern that is added to every pixel: ``x' = clip(x + d, 0, 1)``.
 
     Its size is the Euclidean norm of ``d``, pixels in ``[0, 1]``. It stands for triggers that cover the
     image: blended, periodic or faint ones.
     """
+
+    kind: "Kind" = "additive"
 
     def planes(self, channels: int) -> int:
         """Return the pattern's."""
@@ -100,5 +130,6 @@ class Additive:
         return Trigger(torch.ones_like(pattern), pattern), float(torch.linalg.vector_norm(pattern))
 
 
-FormName = Literal["patch", "additive"]
-FORMS: Mapping[FormName, Form] = {"patch": Patch(), "additive": Additive()}
+Kind = Literal["patch", "additive"]
+FormName = Literal["patch", "compact", "additive"]
+FORMS: Mapping[FormName, Form] = {"patch": Patch(), "compact": Compact(), "additive": Additive()}

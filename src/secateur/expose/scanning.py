@@ -30,12 +30,14 @@ class Scan:
         How triggers are looked for, and beyond which strength one is evidence.
     sharpening
         How a patch that is evidence is inverted once more, for its label alone: finding it takes few steps,
-        and with more it becomes smaller and more like the planted one. None leaves it.
+        and with more, and in one piece, it becomes more like the planted one. None leaves it.
     """
 
     unlearning: Unlearning = GENTLE
     search: Search = field(default_factory=lambda: Search(point=OPERATING_POINT))
-    sharpening: Inversion | None = field(default_factory=lambda: Inversion(steps=200, restarts=3))
+    sharpening: Inversion | None = field(
+        default_factory=lambda: Inversion(steps=200, restarts=3, form="compact")
+    )
 
     def __call__(
         self,
@@ -79,7 +81,7 @@ class Scan:
         return verdict, exposed
 
     def _sharper(self, sharpening: Inversion, case: Case, found: Found) -> Found:
-        """Return the smallest of several patches for the same label, and that found."""
+        """Return the smallest of several compact patches for the same label; that found if it is smaller."""
         with case.stage("sharpening"):
             (sharper,) = sharpening(
                 case.network,

@@ -27,7 +27,7 @@ CONSISTENT = 1.4826
 """Makes the median absolute deviation an estimate of a normal distribution's standard deviation."""
 ANOMALOUS = 3.0
 """A suspect's norm is so many deviations below the median."""
-FoundForm = Literal[FormName, "shift", "outlasting"]
+FoundForm = Literal["patch", "additive", "shift", "outlasting"]
 SMALL: Mapping[FoundForm, float] = {"patch": 0.6, "additive": 0.6, "shift": 0.6, "outlasting": 0.85}
 """And at most this part of it; the multiples of outlasting triggers differ far less than sizes do."""
 FEWEST = 3
@@ -149,7 +149,7 @@ class Inversion:
         Of more candidates, half are dropped again and again in the first half of the steps, until so many are
         left. The others count as not converged.
     form
-        What a trigger may do to an image: ``patch`` or ``additive``, see `secateur.expose.forms`.
+        What a trigger may do to an image: ``patch``, ``compact`` or ``additive``; `secateur.expose.forms`.
     precision
         Of forward passes.
     """
@@ -270,7 +270,7 @@ class Inversion:
         trigger, norm = FORMS[self.form].trigger(end.opened)
         success = success_of(network, trigger, end.label, held_out, convention)
         converged = success > self.success - SLACK and not end.dropped
-        return InvertedTrigger(end.label, trigger, norm, success, converged, self.form)
+        return InvertedTrigger(end.label, trigger, norm, success, converged, FORMS[self.form].kind)
 
 
 def _ease(ends: Sequence[End]) -> dict[int | None, int]:
