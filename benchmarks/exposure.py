@@ -1,6 +1,6 @@
 """Measure what a network reveals, labels, triggers and samples, and what a repair makes of it.
 
-    python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--detectors NAME ...]
+    python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--parts repair recovery detectors]
     python benchmarks/exposure.py --table
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
@@ -45,6 +45,7 @@ SHARE = 0.1
 """Of the images that detectors may look for something common in, so many are triggered: no majority."""
 HALFWAY = 0.5
 """Clean accuracy at which a network counts as half unlearned."""
+PARTS = ("repair", "recovery", "detectors")
 JUDGED = 1000
 """Test images of each kind, clean and triggered, that detectors are tried on."""
 
@@ -257,6 +258,7 @@ def main() -> None:
     parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
     parser.add_argument("--only", nargs="*", default=None, help="names of checkpoints or specimens")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--detectors", nargs="*", default=sorted(detectors()))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only render the tables")
@@ -275,14 +277,16 @@ def main() -> None:
             subject = Subject(name, options)
             if f"{name}|before" not in cells:
                 keep({f"{name}|before": subject.measure(subject.model.network)})
-            for seed in options.seeds:
+            for seed in options.seeds if "repair" in options.parts else ():
                 if f"{name}|repair|{seed}" not in cells:
                     scan, repair = exposed(subject, seed)
                     keep({f"{name}|scan|{seed}": scan, f"{name}|repair|{seed}": repair})
-            for seed in options.seeds if subject.target is not None else ():
+            recover = "recovery" in options.parts and subject.target is not None
+            for seed in options.seeds if recover else ():
                 if f"{name}|recovery|{seed}" not in cells:
                     keep({f"{name}|recovery|{seed}": recovered(subject, seed)})
-            wanted = options.detectors if subject.trigger is not None else []
+            detect = "detectors" in options.parts and subject.trigger is not None
+            wanted = options.detectors if detect else []
             for seed, kind in product(options.seeds, wanted):
                 if f"{name}|{kind}|{seed}" not in cells:
                     keep({f"{name}|{kind}|{seed}": separated(subject, seed, kind)})
