@@ -26,6 +26,7 @@ from secateur.data import LabelledImages, Trigger, open_images, read_trigger, sa
 from secateur.evaluation import evaluate, mask_overlap, separation
 from secateur.expose import (
     GENTLE,
+    Exposed,
     Inversion,
     InvertedTrigger,
     Scan,
@@ -109,8 +110,8 @@ class Subject:
         return named.pop() if len(named) == 1 else None
 
 
-def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scan and measure the recovered trigger; repair with what the scan exposed and measure that."""
+def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
+    """Scan and measure the recovered trigger; return what was exposed, too."""
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     verdict, revealed = Scan()(subject.model.network, subject.clean(seed), generator=generator)
@@ -140,6 +141,11 @@ def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]
         result["success"] = success_of(network, found.trigger, found.label, subject.test, convention)
         if subject.trigger is not None and hasattr(subject.trigger, "keep"):
             result |= overlaps(found.trigger, subject.trigger)
+    return result, revealed
+
+
+def repaired(subject: Subject, seed: int, revealed: Exposed) -> dict[str, Any]:
+    """Repair with what a scan exposed, and measure that."""
     start = time.perf_counter()
     repair = RNP()(
         subject.model.network,
@@ -148,7 +154,7 @@ def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]
         exposed=revealed,
     )
     seconds = round(time.perf_counter() - start, 1)
-    repaired = subject.measure(repair.network) | {
+    result = subject.measure(repair.network) | {
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
         "units": repair.discovery.total,
@@ -156,8 +162,8 @@ def exposed(subject: Subject, seed: int) -> tuple[dict[str, Any], dict[str, Any]
         "seconds": seconds,
     }
     if repair.tuned is not None:
-        repaired["unpolished"] = subject.measure(unpolished(repair, subject.model.network))
-    return result, repaired
+        result["unpolished"] = subject.measure(unpolished(repair, subject.model.network))
+    return result
 
 
 def recovered(subject: Subject, seed: int) -> dict[str, Any]:
@@ -278,9 +284,12 @@ def main() -> None:
             if f"{name}|before" not in cells:
                 keep({f"{name}|before": subject.measure(subject.model.network)})
             for seed in options.seeds if "repair" in options.parts else ():
-                if f"{name}|repair|{seed}" not in cells:
-                    scan, repair = exposed(subject, seed)
-                    keep({f"{name}|scan|{seed}": scan, f"{name}|repair|{seed}": repair})
+                missing = [kind for kind in ("scan", "repair") if f"{name}|{kind}|{seed}" not in cells]
+                if missing:
+                    scan, revealed = scanned(subject, seed)
+                    keep({f"{name}|scan|{seed}": scan})
+                if "repair" in missing:
+                    keep({f"{name}|repair|{seed}": repaired(subject, seed, revealed)})
             recover = "recovery" in options.parts and subject.target is not None
             for seed in options.seeds if recover else ():
                 if f"{name}|recovery|{seed}" not in cells:

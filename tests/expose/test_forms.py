@@ -17,7 +17,7 @@ IMAGES = torch.tensor([[0.25, 0.5], [0.75, 1.0]]).reshape(1, 1, 1, 2, 2)
 def test_a_patch_covers_by_its_mask() -> None:
     form = FORMS["patch"]
     opened = torch.tensor([[[[1.0, 0.5], [0.0, 0.0]], [[0.2, 0.9], [0.4, 0.4]]]])
-    images, sizes = form.stamped(opened, IMAGES)
+    images, sizes = form.stamped(opened, IMAGES), form.sizes(opened)
     assert torch.allclose(images.flatten(), torch.tensor([0.2, 0.7, 0.75, 1.0]))
     assert sizes.tolist() == [1.5]
     trigger, size = form.trigger(opened[0])
@@ -28,10 +28,9 @@ def test_a_patch_covers_by_its_mask() -> None:
 def test_the_outline_of_a_compact_patch_counts_while_it_is_searched() -> None:
     form = FORMS["compact"]
     opened = torch.tensor([[[[1.0, 0.5], [0.0, 0.0]], [[0.2, 0.9], [0.4, 0.4]]]])
-    images, sizes = form.stamped(opened, IMAGES)
-    assert torch.equal(images, FORMS["patch"].stamped(opened, IMAGES)[0])
+    assert torch.equal(form.stamped(opened, IMAGES), FORMS["patch"].stamped(opened, IMAGES))
     # Steps: down 1 and 0.5, across 0.5 and 0.
-    assert sizes.tolist() == [1.5 + 0.5 * 2.0]
+    assert form.sizes(opened).tolist() == [1.5 + 0.5 * 2.0]
     assert form.trigger(opened[0])[1] == 1.5
 
 
@@ -68,7 +67,7 @@ def test_a_compact_patch_is_in_one_piece() -> None:
 def test_an_additive_pattern_is_added_and_clipped() -> None:
     form = FORMS["additive"]
     opened = torch.tensor([[[[-0.5, 0.3], [0.0, 0.4]]]])
-    images, sizes = form.stamped(opened, IMAGES)
+    images, sizes = form.stamped(opened, IMAGES), form.sizes(opened)
     assert torch.allclose(images.flatten(), torch.tensor([0.0, 0.8, 0.75, 1.0]))
     assert torch.allclose(sizes, torch.tensor([0.5**0.5]))
     trigger, size = form.trigger(opened[0])

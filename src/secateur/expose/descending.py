@@ -152,7 +152,7 @@ class Descent:
         goals = torch.stack([part[index] for part, index in zip(self._wanted, chosen, strict=True)])
         goals = goals.to(self._device)
         opened = form.opened(self._raw)
-        stamped, norms = form.stamped(opened, images)
+        stamped, norms = form.stamped(opened, images), form.sizes(opened)
         with autocast(settings.precision, self._device):
             inputs = self._convention.normalise(stamped.flatten(0, 1))
             output = self._network(inputs).float().view_as(goals)

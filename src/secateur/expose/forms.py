@@ -39,11 +39,12 @@ class Form(Protocol):
         """Return the triggers that unbounded values ``(R, planes, H, W)`` stand for; differentiable."""
         ...
 
-    def stamped(self, opened: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images ``(R, N, C, H, W)`` in ``[0, 1]``, each row with its trigger, and their sizes.
+    def stamped(self, opened: Tensor, images: Tensor) -> Tensor:
+        """Return images ``(R, N, C, H, W)`` in ``[0, 1]``, each row with its trigger; differentiable."""
+        ...
 
-        Both are differentiable; the sizes are ``(R,)``.
-        """
+    def sizes(self, opened: Tensor) -> Tensor:
+        """Return what is minimised, ``(R,)``; differentiable."""
         ...
 
     def trigger(self, opened: Tensor) -> tuple[Trigger, float]:
@@ -72,10 +73,14 @@ class Patch:
         """Return mask and pattern."""
         return torch.sigmoid(raw)
 
-    def stamped(self, opened: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    def stamped(self, opened: Tensor, images: Tensor) -> Tensor:
         """Lay the pattern over the images."""
         mask, pattern = opened[:, None, :1], opened[:, None, 1:]
-        return (1 - mask) * images + mask * pattern, mask.sum((1, 2, 3, 4))
+        return (1 - mask) * images + mask * pattern
+
+    def sizes(self, opened: Tensor) -> Tensor:
+        """Return the sums of the masks."""
+        return opened[:, 0].sum((1, 2))
 
     def trigger(self, opened: Tensor) -> tuple[Trigger, float]:
         """Return mask and pattern as what is kept and what is added."""
@@ -91,12 +96,11 @@ class Compact(Patch):
     the planted one, and sizes harder to compare: how small a patch can be is asked of `Patch`.
     """
 
-    def stamped(self, opened: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay the pattern over the images."""
-        stamped, sizes = super().stamped(opened, images)
+    def sizes(self, opened: Tensor) -> Tensor:
+        """Return the sums of the masks, and of their steps."""
         mask = opened[:, 0]
         outline = mask.diff(dim=1).abs().sum((1, 2)) + mask.diff(dim=2).abs().sum((1, 2))
-        return stamped, sizes + OUTLINE * outline
+        return super().sizes(opened) + OUTLINE * outline
 
 
 class Additive:
@@ -120,9 +124,14 @@ class Additive:
         """Return the pattern as it is."""
         return raw
 
-    def stamped(self, opened: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    def stamped(self, opened: Tensor, images: Tensor) -> Tensor:
         """Add the pattern to the images."""
-        return (images + opened[:, None]).clamp(0, 1), torch.linalg.vector_norm(opened.flatten(1), dim=1)
+        return (images + opened[:, None]).clamp(0, 1)
+
+    def sizes(self, opened: Tensor) -> Tensor:
+        """Return the norms of the patterns."""
+        norms: Tensor = torch.linalg.vector_norm(opened.flatten(1), dim=1)
+        return norms
 
     def trigger(self, opened: Tensor) -> tuple[Trigger, float]:
         """Return the pattern as what is added."""

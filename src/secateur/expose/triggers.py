@@ -226,13 +226,14 @@ class Inversion:
         with without_gradients(network):
             begin = partial(Descent, self, network, learn, convention, classes, seed=seed, progress=progress)
             ends = self._halve(groups, begin, len(labels), progress)
-        found: dict[int | None, InvertedTrigger] = {}
+        found: dict[int | None, tuple[bool, float]] = {}
+        triggers: dict[int | None, InvertedTrigger] = {}
         for end in ends:
             trigger = self._judge(network, held_out, convention, end)
-            best = found.get(end.label)
-            if best is None or (not trigger.converged, trigger.norm) < (not best.converged, best.norm):
-                found[end.label] = trigger
-        return tuple(found[label] for label in labels)
+            place = not trigger.converged, float(FORMS[self.form].sizes(end.opened[None]))
+            if end.label not in found or place < found[end.label]:
+                found[end.label], triggers[end.label] = place, trigger
+        return tuple(triggers[label] for label in labels)
 
     def _halve(
         self,
