@@ -225,7 +225,7 @@ def _run(network: nn.Module, example: Tensor, modules: Mapping[str, nn.Module]) 
         for module in modules.values():
             if module._parameters or _projection(module) is not None:
                 undo.callback(module.register_forward_hook(record).remove)
-        undo.enter_context(_traceable(network, modules))
+        undo.enter_context(traceable(network))
         source = example.detach().clone().requires_grad_()
         # The network may change its input in place, which a leaf does not allow.
         output = network(source.clone())
@@ -234,10 +234,10 @@ def _run(network: nn.Module, example: Tensor, modules: Mapping[str, nn.Module]) 
 
 
 @contextmanager
-def _traceable(network: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Let every operation show in the autograd graph: evaluation mode, gradients, nothing in place."""
-    training = {module: module.training for module in modules.values()}
-    in_place = [module for module in modules.values() if getattr(module, "inplace", None) is True]
+def traceable(network: nn.Module) -> Iterator[None]:
+    """Let every operation of a pass show: evaluation mode, gradients, nothing in place, nothing fused."""
+    training = {module: module.training for module in network.modules()}
+    in_place = [module for module in training if getattr(module, "inplace", None) is True]
     frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
         # Flags are set one by one because a network's own train() may do more than set them.
