@@ -14,7 +14,16 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import SqueezeExcitation
 
 from secateur.models.zoo import ZOO
-from secateur.units import Connections, Discovery, Slices, UnitLayer, connect, discover, state_sha256
+from secateur.units import (
+    Connections,
+    Discovery,
+    Slices,
+    UnitLayer,
+    connect,
+    discover,
+    origins,
+    state_sha256,
+)
 
 
 def connected(
@@ -225,6 +234,64 @@ def test_a_gate_over_pixels_does_not_join_the_channels() -> None:
     same(matrix(connections, units["gate"], units["end"]), l1(network.last).sum(1, keepdim=True))
 
 
+class Selective(nn.Module):
+    """Two branches that are stacked and summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Sequential(conv(3, 4), nn.BatchNorm2d(4)) for _ in range(2))
+        self.last = conv(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.stack([self.one(x), self.two(x)], 1).sum(1))
+
+
+def test_a_sum_over_stacked_branches_is_an_addition() -> None:
+    connections, units = connected(Selective())
+    assert named_groups(connections, units) == {
+        frozenset({("one.1", channel), ("two.1", channel)}) for channel in range(4)
+    }
+
+
+class Bounded(nn.Conv2d):
+    """A convolution that computes the weights that it applies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.bounded(), self.bias)
+
+    def bounded(self) -> Tensor:
+        return self.weight.tanh()
+
+
+def test_strengths_are_those_of_the_weights_that_are_applied() -> None:
+    network = nn.Sequential(Bounded(3, 4, 3), nn.ReLU(), Bounded(4, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    connections, units = connected(network)
+    expected = network[2].bounded().detach().abs().sum((2, 3))
+    same(matrix(connections, units["0"], units["2"]), expected)
+
+
+class Moving(nn.Module):
+    """Channels that change their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = conv(3, 8), nn.BatchNorm2d(8)
+        self.last, self.end = conv(2, 3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pixel_shuffle(self.first(self.stem(x)), 2).roll(1, 1)
+        x = F.interpolate(F.pad(x, (1, 1, 1, 1), mode="reflect"), scale_factor=2, mode="bilinear")
+        return self.end(self.last(F.pad(x, (0, 3), value=1.0)))
+
+
+def test_channels_are_followed_to_other_places() -> None:
+    network = Moving()
+    connections, units = connected(network)
+    expected = l1(network.last)[:, [1, 0]].repeat_interleave(4, 1)
+    same(matrix(connections, units["first"], units["end"]), expected)
+    assert connections.unknown == ()
+
+
 class Transformer(nn.Module):
     """One block of a vision transformer over four tokens, with either way to write attention."""
 
@@ -295,6 +362,40 @@ def test_any_python_is_followed() -> None:
     same(matrix(connections, units["same"], units["end"]), l1(network.last)[:, [2, 3, 0, 1]])
     assert not matrix(connections, units["same"], units["same"]).any(), "no edge within a layer"
     assert not named_groups(connections, units)
+
+
+def test_more_origins_than_can_be_told_apart_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = InvertedResidual(4, 4, 1, 2)
+    network = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), block, nn.BatchNorm2d(4), conv(4, 2))
+    exact, units = connected(network)
+    same(matrix(exact, units["2.conv.3"], units["3"]), torch.eye(4))
+    monkeypatch.setattr(origins, "MANY", 3)
+    coarse, _ = connected(network)
+    same(matrix(coarse, units["2.conv.3"], units["3"]), torch.ones(4, 4))
+    assert not named_groups(coarse, units)
+
+
+class Correlation(nn.Module):
+    """How each channel of one layer goes with the same one of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Sequential(conv(3, 4), nn.BatchNorm2d(4)) for _ in range(2))
+        self.end, self.head = nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.one(x).flatten(2) @ self.two(x).flatten(2).mT
+        return self.head(self.end(product.diagonal(dim1=1, dim2=2)))
+
+
+@pytest.mark.parametrize(("many", "rows"), [(16, torch.eye(4)), (15, torch.ones(4, 4))])
+def test_a_product_of_too_many_rows_takes_the_rows_together(
+    monkeypatch: pytest.MonkeyPatch, many: int, rows: Tensor
+) -> None:
+    monkeypatch.setattr(origins, "MANY", many)
+    connections, units = connected(Correlation())
+    same(matrix(connections, units["one.1"], units["end"]), rows)
+    same(matrix(connections, units["two.1"], units["end"]), torch.eye(4))
 
 
 LOSING: dict[str, Callable[[Tensor], Tensor]] = {
@@ -388,6 +489,7 @@ def test_the_network_and_the_example_stay_as_they_are() -> None:
     assert not network[0].weight.requires_grad
     assert network[3].weight.requires_grad
     assert not connections.weights.requires_grad
+    assert not any(module._forward_hooks for module in network.modules())
     with torch.inference_mode():
         assert torch.equal(connect(network, discovery, example.clone()).weights, connections.weights)
 
@@ -408,7 +510,8 @@ def test_what_cannot_be_connected_is_refused() -> None:
         connect(network, discovery, torch.zeros(1, 3, dtype=torch.int64))
     with pytest.raises(RuntimeError):
         connect(network, discovery, torch.randn(1, 5))
-    for parameter, count in [("9.weight", 4), ("0.weight", 5)]:
+    for parameter, count, message in [("9.weight", 4, "no parameter 9"), ("0.weight", 5, "4 channels")]:
         stranger = UnitLayer("0", "linear", count, (Slices(parameter, 0),))
-        with pytest.raises(ValueError, match=parameter):
+        with pytest.raises(ValueError, match=message):
             connect(network, Discovery((stranger,), {}), torch.randn(1, 3))
+    assert not any(module._forward_hooks for module in network.modules())

@@ -145,5 +145,6 @@ def _moved(operation: Operation, numbers: Callable[[Tensor], Tensor]) -> Tensor:
 def _reduced(operation: Operation, numbers: Tensor, origins: Origins) -> Tensor:
     axes = operation.arguments.get("dim")
     axes = [axes] if isinstance(axes, int) else axes
-    pooled = origins.pool(numbers, axes or range(numbers.dim()))
+    adds = operation.name in ("sum", "mean")
+    pooled = origins.pool(numbers, axes or range(numbers.dim()), adds=adds)
     return pooled.reshape(operation.results[0].shape)

@@ -1,7 +1,9 @@
 """Listening to one forward pass: which weights take which units to which."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.units.discovery import traceable
 from secateur.units.flows import Operation, flow
 from secateur.units.layers import UnitLayer
+from secateur.units.masks import hooked_modules, trailing_axes
 from secateur.units.origins import Origins
 from secateur.units.sites import Feed, Site, Wiring
-
-_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,24 +46,24 @@ def listen(network: nn.Module, layers: Sequence[UnitLayer], example: Tensor) -> 
     ValueError
         A layer does not belong to the network. Whatever the network raises on `example` passes through.
     """
-    listener = _Listener(network, layers)
-    with traceable(network), torch.inference_mode(False), torch.enable_grad():
+    listener = _Listener(layers)
+    with ExitStack() as undo, torch.inference_mode(False), torch.enable_grad():
+        for position, layer in enumerate(layers):
+            for module, owned in hooked_modules(network, layer, shift=False).items():
+                if layer.kind == "heads":
+                    for slices in owned:
+                        listener.heads[network.get_parameter(slices.parameter).data_ptr()] = position
+                else:
+                    axis = 1 if layer.kind == "norm" else -1 - trailing_axes(module)
+                    hook = partial(listener.hear_units, position, axis)
+                    undo.callback(module.register_forward_hook(hook).remove)
+        undo.enter_context(traceable(network))
         source = example.detach().clone()
         listener.write(source, torch.zeros(()))
         with listener:
             network(source)
     wiring = Wiring(len(layers), tuple(listener.origins.starts), tuple(listener.sites))
     return Heard(wiring, tuple(listener.origins.groups()), tuple(listener.unknown))
-
-
-@dataclass(frozen=True)
-class _Place:
-    """How a parameter belongs to units: its rows give them (axis 0), or blocks of its columns take them."""
-
-    layer: int
-    count: int
-    axis: int
-    block: int
 
 
 class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -72,12 +73,14 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Storages are kept too: their addresses must not be used again.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[UnitLayer]) -> None:
+    def __init__(self, layers: Sequence[UnitLayer]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.origins = Origins(layer.count for layer in layers)
         self.sites: list[Site] = []
         self.unknown: dict[str, None] = {}
-        self._places = _places(network, layers)
+        self.heads: dict[int, int] = {}
+        """The layer whose heads are blocks of a projection's columns, by the address of its weight."""
+        self._layers = layers
         self._kept: dict[int, tuple[torch.UntypedStorage, int, Tensor]] = {}
 
     def __torch_dispatch__(
@@ -92,6 +95,17 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._hear(Operation.of(func, args, kwargs or {}, result))
         return result
 
+    def hear_units(self, layer: int, axis: int, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        """Take what a module gives for the units of its layer."""
+        axis %= output.dim()
+        name, count = self._layers[layer].name, self._layers[layer].count
+        if output.shape[axis] != count:
+            raise ValueError(f"{name} gives {output.shape[axis]} channels for its {count} units")
+        others = [other for other in range(output.dim()) if other != axis]
+        taken = self.origins.pool(self._numbers(output), others)
+        self.sites.append(Site(layer, None, self._feeds(taken.flatten())))
+        self.write(output, self.origins.rows(layer).view(taken.shape))
+
     def write(self, tensor: Tensor, numbers: Tensor) -> None:
         """Keep the numbers of a tensor, given in a shape that broadcasts to its own."""
         storage = tensor.untyped_storage()
@@ -104,11 +118,9 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _hear(self, operation: Operation) -> None:
         if not any(map(self._depends, operation.operands)):
             return
-        addresses = {tensor.untyped_storage().data_ptr() for tensor in operation.operands}
-        fresh = [
-            result for result in operation.results if result.untyped_storage().data_ptr() not in addresses
-        ]
-        if operation.in_place or fresh:
+        before = {tensor.untyped_storage().data_ptr() for tensor in operation.operands}
+        after = {tensor.untyped_storage().data_ptr() for tensor in operation.results}
+        if operation.in_place or not after <= before:
             numbers = self._applied(operation)
             if numbers is None:
                 numbers = flow(operation, self._numbers, self.origins)
@@ -123,39 +135,32 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.unknown[operation.name] = None
 
     def _applied(self, operation: Operation) -> Tensor | None:
-        """Return the numbers of a result that gives units or applies weights, None for any other."""
-        arguments, results = operation.arguments, operation.results
-        weight = arguments.get("weight")
-        if isinstance(weight, Tensor):
-            if "batch_norm" in operation.name and weight.data_ptr() in self._places:
-                return _along_channels(results[0], self._normalised(arguments["input"], weight))
-            if operation.name == "convolution" and not self._depends(weight):
-                return _along_channels(results[0], self._convolved(**arguments))
-        if operation.name in _PRODUCTS:
-            *summand, first, second = operation.operands
+        """Return the numbers of a result that weights give, None for any other."""
+        arguments, operands = operation.arguments, operation.operands
+        if operation.name == "convolution" and not self._depends(arguments["weight"]):
+            rows = self._convolved(**arguments)
+            return rows.view(-1, *[1] * (operation.results[0].dim() - 2))
+        if operation.name in ("mm", "bmm", "addmm", "baddbmm"):
+            *summand, first, second = operands
             numbers = self._multiplied(first, second)
             if summand and self._depends(summand[0]):
                 numbers = self.origins.join(self._numbers(summand[0]), numbers, adds=True)
             return numbers
         return None
 
-    def _normalised(self, inputs: Tensor, weight: Tensor) -> Tensor:
-        layer = self._places[weight.data_ptr()].layer
-        self.sites.append(Site(layer, None, self._feeds(self._channels(inputs))))
-        return self.origins.rows(layer).to(weight.device)
-
     def _convolved(self, input: Tensor, weight: Tensor, groups: int, transposed: bool, **_: object) -> Tensor:
         strengths = weight.detach().float().abs().flatten(2).sum(2)
         strengths = strengths.reshape(groups, -1, strengths.shape[1])
         if transposed:
             strengths = strengths.transpose(1, 2)
-        return self._apply(weight, strengths, self._channels(input))
+        others = [axis for axis in range(input.dim()) if axis != 1]
+        return self._apply(weight, strengths, self.origins.pool(self._numbers(input), others).flatten())
 
     def _multiplied(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the numbers of a matrix product, of which either factor can be the weights."""
         left, right = self._numbers(first), self._numbers(second)
         if self._depends(first) and self._depends(second):
-            return self.origins.join(self.origins.pool(left, [-1]), self.origins.pool(right, [-2]))
+            return self.origins.product(left, right)
         if self._depends(first):
             strengths = second.detach().float().abs().transpose(-2, -1)
             rows = self._apply(second, strengths, self.origins.pool(left, [-2]).flatten())
@@ -166,18 +171,17 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _apply(self, weight: Tensor, strengths: Tensor, columns: Tensor) -> Tensor:
         """Take columns to rows, and return the rows' numbers."""
         strengths = strengths.cpu() if strengths.dim() == 3 else strengths.cpu()[None]
-        count = strengths.shape[0] * strengths.shape[1]
-        place = self._places.get(weight.data_ptr())
-        if place is not None and place.axis == 1 and len(columns) == place.count * place.block:
-            taken = self.origins.pool(columns.view(place.count, place.block), [1]).flatten()
-            self.sites.append(Site(place.layer, None, self._feeds(taken)))
-            columns = self.origins.rows(place.layer).repeat_interleave(place.block)
-        if place is not None and place.axis == 0 and place.count == count:
-            node = place.layer
-        else:
-            node = self.origins.new_node(count)
+        if weight.data_ptr() in self.heads:
+            columns = self._hear_heads(self.heads[weight.data_ptr()], columns)
+        node = self.origins.new_node(strengths.shape[0] * strengths.shape[1])
         self.sites.append(Site(node, strengths, self._feeds(columns)))
         return self.origins.rows(node).to(weight.device)
+
+    def _hear_heads(self, layer: int, columns: Tensor) -> Tensor:
+        """Take blocks of a projection's columns for heads: each takes what any of its columns does."""
+        taken = self.origins.pool(columns.view(self._layers[layer].count, -1), [1])
+        self.sites.append(Site(layer, None, self._feeds(taken.flatten())))
+        return self.origins.rows(layer).repeat_interleave(len(columns) // len(taken))
 
     def _feeds(self, columns: Tensor) -> tuple[Feed, ...]:
         terms = [sorted(self.origins.terms(int(number))) for number in columns.tolist()]
@@ -188,10 +192,6 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
         nodes = torch.searchsorted(starts, rows, right=True) - 1
         chosen = [(node, nodes == node) for node in sorted(set(nodes.tolist()))]
         return tuple(Feed(node, rows[own] - starts[node], places[own]) for node, own in chosen)
-
-    def _channels(self, inputs: Tensor) -> Tensor:
-        others = [axis for axis in range(inputs.dim()) if axis != 1]
-        return self.origins.pool(self._numbers(inputs), others).flatten()
 
     def _depends(self, tensor: Tensor) -> bool:
         return self._read(tensor) is not None
@@ -206,24 +206,3 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if flat is None or size != tensor.element_size():
             return None
         return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-
-
-def _along_channels(result: Tensor, rows: Tensor) -> Tensor:
-    return rows.view(1, -1, *[1] * (result.dim() - 2))
-
-
-def _places(network: nn.Module, layers: Sequence[UnitLayer]) -> dict[int, _Place]:
-    """Find out which layer each parameter belongs to, by the address of its numbers."""
-    places = {}
-    for position, layer in enumerate(layers):
-        for slices in layer.scale:
-            try:
-                parameter = network.get_parameter(slices.parameter)
-            except AttributeError:
-                raise ValueError(f"the network has no parameter {slices.parameter}") from None
-            if slices.axis >= parameter.dim() or parameter.shape[slices.axis] != layer.count * slices.block:
-                raise ValueError(
-                    f"{slices.parameter} has shape {tuple(parameter.shape)}, not {layer.count} units"
-                )
-            places[parameter.data_ptr()] = _Place(position, layer.count, slices.axis, slices.block)
-    return places

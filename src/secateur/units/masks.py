@@ -118,7 +118,7 @@ def masked(network: nn.Module, layers: Sequence[UnitLayer], flat: Tensor, *, shi
         already.
     """
     _check_flat(layers, flat)
-    hooked = [_hooked_modules(network, layer, shift) for layer in layers]
+    hooked = [hooked_modules(network, layer, shift) for layer in layers]
     if any(_is_masked(module) for modules in hooked for module in modules):
         raise ValueError("the network is masked already: leave that block before masking it again")
     with ExitStack() as undo:
@@ -128,7 +128,7 @@ def masked(network: nn.Module, layers: Sequence[UnitLayer], flat: Tensor, *, shi
             start += layer.count
             for module, owned in modules.items():
                 if layer.kind in ("conv", "linear"):
-                    multiply = _Multiply(mask, _trailing_axes(module))
+                    multiply = _Multiply(mask, trailing_axes(module))
                     undo.callback(module.register_forward_hook(multiply).remove)
                 else:
                     swap = _Swap(mask, network, owned)
@@ -184,7 +184,7 @@ class _Multiply:
         return output * self._mask().to(output).view(-1, *[1] * self._trailing)
 
 
-def _hooked_modules(network: nn.Module, layer: UnitLayer, shift: bool) -> dict[nn.Module, list[Slices]]:
+def hooked_modules(network: nn.Module, layer: UnitLayer, shift: bool) -> dict[nn.Module, list[Slices]]:
     """Sort what a layer's masks act on by the module whose run they act in."""
     modules: dict[nn.Module, list[Slices]] = {}
     for slices in layer.slices(shift=shift):
@@ -204,7 +204,7 @@ def _is_masked(module: nn.Module) -> bool:
     return any(isinstance(getattr(hook, "__self__", hook), _Swap | _Multiply) for hook in hooks)
 
 
-def _trailing_axes(module: nn.Module) -> int:
+def trailing_axes(module: nn.Module) -> int:
     """Return how many axes follow the channels in the module's output, with or without a batch axis."""
     return next((axes for cls, axes in _CONVOLUTIONS.items() if isinstance(module, cls)), 0)
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 Terms = frozenset[int]
+MANY = 1 << 15
+"""Sets that one operation may make: beyond it, what differs from place to place is taken together."""
 
 
 class Origins:
@@ -64,9 +66,10 @@ class Origins:
             Numbers, as many along each axis as differ: their shape broadcasts to that of the result.
         """
         first, second = _compact(first), _compact(second)
-        keys = first.long() * len(self._sets) + second.long()
-        keys, places = torch.unique(keys, return_inverse=True)
+        keys, places = torch.unique(first.long() * len(self._sets) + second.long(), return_inverse=True)
         met = [divmod(key, len(self._sets)) for key in keys.tolist()]
+        if len(met) > MANY:
+            return first.new_tensor(self._pooled({number for pair in met for number in pair}))
         spread = self._spread(met), self._spread([(other, one) for one, other in met])
         numbers = []
         for pair in met:
@@ -79,8 +82,31 @@ class Origins:
             numbers.append(self._number(self.terms(pair[0]) | self.terms(pair[1]), own[0] | own[1]))
         return first.new_tensor(numbers)[places]
 
-    def pool(self, numbers: Tensor, axes: Sequence[int]) -> Tensor:
-        """Return the numbers of what is computed from all elements along `axes`, which stay with length 1."""
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the numbers of a matrix product: each takes a row of one factor, a column of the other."""
+        rows, columns = self.pool(first, [-1]), self.pool(second, [-2])
+        if len(rows.unique()) * len(columns.unique()) > MANY:  # type: ignore[no-untyped-call]
+            rows = self.pool(rows, [-2])
+        return self.join(rows, columns)
+
+    def pool(self, numbers: Tensor, axes: Sequence[int], *, adds: bool = False) -> Tensor:
+        """Return the numbers of what is computed from all elements along `axes`, which stay with length 1.
+
+        Parameters
+        ----------
+        numbers
+            Numbers of any shape.
+        axes
+            The axes that are taken together.
+        adds
+            Whether elements are added, so that units that meet become one group, unless they are channels of
+            one layer.
+
+        Returns
+        -------
+        Tensor
+            Numbers of the same shape, but for `axes`.
+        """
         gone = sorted({axis % numbers.dim() for axis in axes})
         compact = _compact(numbers)
         kept = [axis for axis in range(numbers.dim()) if axis not in gone]
@@ -88,7 +114,7 @@ class Origins:
         shape = [1 if axis in gone else compact.shape[axis] for axis in range(numbers.dim())]
         if rows.shape[-1] > 1:
             rows = rows.reshape(-1, rows.shape[-1])
-            rows = rows.new_tensor([self._pooled(frozenset(map(int, row))) for row in rows.tolist()])
+            rows = rows.new_tensor([self._pooled(set(map(int, row)), adds=adds) for row in rows.tolist()])
         return rows.reshape(shape).expand(
             [1 if axis in gone else numbers.shape[axis] for axis in range(numbers.dim())]
         )
@@ -104,11 +130,15 @@ class Origins:
             self._sets.append((terms, carried))
         return number
 
-    def _pooled(self, numbers: frozenset[int]) -> int:
-        terms = frozenset[int]().union(*(self.terms(number) for number in numbers))
-        several = self._differ(numbers)
-        carried = [] if several else [self._sets[number][1] for number in numbers]
-        return self._number(terms, frozenset[int]().union(*carried))
+    def _pooled(self, numbers: set[int], *, adds: bool = False) -> int:
+        terms, carried = (
+            Terms().union(*sets) for sets in zip(*map(self._sets.__getitem__, numbers), strict=True)
+        )
+        if self._differ(numbers):
+            carried = Terms()
+        elif adds:
+            self._meet(carried)
+        return self._number(terms, carried)
 
     def _spread(self, pairs: Iterable[tuple[int, int]]) -> set[int]:
         """Find the numbers that meet several channels of one layer: they gate or shift it as a whole."""
