@@ -253,6 +253,62 @@ def test_a_sum_over_stacked_branches_is_an_addition() -> None:
     }
 
 
+class Joining(nn.Module):
+    """Two branches, joined by `join`."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self.join = join
+        self.one = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        self.two = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.join(self.one(x), self.two(x)))
+
+
+@pytest.mark.parametrize(
+    ("join", "width", "pairs"),
+    [
+        (lambda one, two: one - two, 4, [(0, 0), (1, 1), (2, 2), (3, 3)]),
+        (lambda one, two: one + two.flip(1), 4, [(0, 3), (1, 2), (2, 1), (3, 0)]),
+        (lambda one, two: torch.lerp(one, F.pad(two, (2, 0)), 0.5), 2, [(2, 0), (3, 1)]),
+        (lambda one, two: one * two, 4, []),
+        (lambda one, two: torch.maximum(one, two), 4, []),
+        (lambda one, two: one + two, 1, []),
+        (lambda one, two: two + one.mean(1, keepdim=True).expand(-1, 4), 1, []),
+        (lambda one, two: torch.addmm(one, two, torch.eye(4)), 4, []),
+    ],
+)
+def test_groups_are_units_that_are_added_channel_by_channel(
+    join: Callable[[Tensor, Tensor], Tensor], width: int, pairs: list[tuple[int, int]]
+) -> None:
+    connections, units = connected(Joining(join, width), 3)
+    assert named_groups(connections, units) == {
+        frozenset({("one.1", one), ("two.1", two)}) for one, two in pairs
+    }
+
+
+class Accumulating(nn.Module):
+    """A product of matrices on top of another branch, in one operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)) for _ in range(2))
+        self.weight = nn.Parameter(torch.randn(4, 4))
+        self.end, self.head = nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.end(torch.addmm(self.one(x), self.two(x), self.weight)))
+
+
+def test_what_a_product_is_added_to_is_followed() -> None:
+    network = Accumulating()
+    connections, units = connected(network, 3)
+    same(matrix(connections, units["one.1"], units["end"]), torch.eye(4))
+    same(matrix(connections, units["two.1"], units["end"]), l1(network).T)
+
+
 class Bounded(nn.Conv2d):
     """A convolution that computes the weights that it applies."""
 
@@ -281,7 +337,7 @@ class Moving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.pixel_shuffle(self.first(self.stem(x)), 2).roll(1, 1)
         x = F.interpolate(F.pad(x, (1, 1, 1, 1), mode="reflect"), scale_factor=2, mode="bilinear")
-        return self.end(self.last(F.pad(x, (0, 3), value=1.0)))
+        return self.end(self.last(F.pad(x, (0, 3), value=10.0)))
 
 
 def test_channels_are_followed_to_other_places() -> None:
