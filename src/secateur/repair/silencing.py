@@ -5,8 +5,7 @@ they are dormant, and no statistics tell of them. An inverted trigger shows them
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from secateur.data import CleanData
 from secateur.errors import MethodError
 from secateur.expose import InvertedTrigger, images_of_others, of_others
 from secateur.progress import Progress
+from secateur.repair.activity import activity
 from secateur.repair.choosing import MEMORY, Choice, HeldOut, network_inputs
 from secateur.units import Masks, Replay, UnitLayer, masked
 
@@ -24,8 +24,6 @@ STEPS = 56
 """At most so many groups of `TAKEN` are taken out."""
 TAKEN = 2
 """Groups that are taken out before the gradient is computed anew."""
-FLOOR = 0.01
-"""Of a layer's mean deviation: keeps the change of units that are silent on clean images finite."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Silencing:
         flat = torch.ones(held.total, device=device)
         most = math.floor(self.share * len(flat))
         group = max(1, math.ceil(most / (TAKEN * STEPS)))
-        changes = _changes(network, layers, batches(learn.images[others]), stamped)
+        changes = activity(network, layers, batches(learn.images[others]), stamped).change
         current = self._loss(replay.outputs, targets, weights)
         kept: list[int] = []
         curve = [held.point(flat, 0)]
@@ -184,48 +182,3 @@ class Silencing:
 
     def _loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         return float(self._divergence(outputs, targets, weights))
-
-
-@torch.no_grad()
-def _changes(
-    network: nn.Module, layers: Sequence[UnitLayer], plain: Sequence[Tensor], stamped: Sequence[Tensor]
-) -> Tensor:
-    """Return how much stamping changes what each unit passes on, in standard deviations, ``(total,)``.
-
-    Heads, whose outputs are not told apart by a module, count as the median unit.
-    """
-    held: dict[str, Tensor] = {}
-
-    def watch(layer: UnitLayer) -> Callable[[nn.Module, object, Tensor], None]:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            channels_last = layer.kind == "linear" or output.ndim == 2
-            # Activations let little through of what is negative.
-            held[layer.name] = (output if channels_last else output.movedim(1, -1)).relu()
-
-        return keep
-
-    told = [layer for layer in layers if layer.kind != "heads"]
-    sums = {layer.name: torch.zeros(3, layer.count, device=plain[0].device) for layer in told}
-    values = dict.fromkeys(sums, 0)
-    with ExitStack() as undo:
-        for layer in told:
-            module = network.get_submodule(layer.name)
-            undo.callback(module.register_forward_hook(watch(layer)).remove)
-        for clean_batch, stamped_batch in zip(plain, stamped, strict=True):
-            network(clean_batch)
-            before = {name: output.flatten(0, -2) for name, output in held.items()}
-            network(stamped_batch)
-            for name, first in before.items():
-                change = (held[name].flatten(0, -2) - first).abs().sum(0)
-                sums[name] += torch.stack([first.sum(0), first.square().sum(0), change])
-                values[name] += len(first)
-    changes = {}
-    for name, (total, squares, change) in sums.items():
-        mean = total / values[name]
-        deviation = (squares / values[name] - mean.square()).clamp_min(0).sqrt()
-        floor = FLOOR * deviation.mean() + torch.finfo(deviation.dtype).tiny
-        changes[name] = change / values[name] / (deviation + floor)
-    middle = torch.cat(list(changes.values())).median() if changes else torch.ones((), device=plain[0].device)
-    return torch.cat(
-        [changes[layer.name] if layer in told else middle.expand(layer.count) for layer in layers]
-    )
