@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from secateur.data import CleanData, InputConvention, open_images, sample_clean, wrap_dataset
     from secateur.evaluation import evaluate
     from secateur.models import load_model
-    from secateur.repair import RNP, Repair
+    from secateur.repair import ONP, RNP, Repair
     from secateur.units import Recipe, discover, prune
 
 # Loaded when first used, so that `secateur --help` does not wait for torch.
 _HOMES = {
+    "ONP": "repair",
     "RNP": "repair",
     "CleanData": "data",
     "InputConvention": "data",
@@ -32,6 +33,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ONP",
     "RNP",
     "CleanData",
     "InputConvention",

@@ -10,6 +10,7 @@ from networks import ALL, Case
 from secateur.data import CleanData, InputConvention, LabelledImages
 from secateur.expose import Forgetting, Inversion, LatentInversion, Outlasting, Search
 from secateur.repair import create, methods
+from secateur.repair.onp import Agent
 
 QUICK = ("preact", "wrn", "vgg11", "vit", "mobilenet_v3")
 METHODS = [(name, preset) for name, entry in methods().items() for preset in entry.presets]
@@ -43,7 +44,7 @@ def test_a_repair_keeps_its_promises(case: Case, name: str, preset: str) -> None
     network.train()
     before = copy.deepcopy(network.state_dict())
     method = create(name, preset)
-    if name in ("rnp", "unlearn-trigger"):
+    if name in ("rnp", "onp", "unlearn-trigger"):
         quick = Inversion(steps=2, batch_size=2)
         outlasting = Outlasting(Forgetting(steps=2, own=2, others=2), quick)
         fast = {
@@ -51,8 +52,10 @@ def test_a_repair_keeps_its_promises(case: Case, name: str, preset: str) -> None
             "search": method.search
             and Search(quick, quick, LatentInversion(steps=2, batch_size=2), outlasting),
         }
-        if name == "rnp":
+        if name in ("rnp", "onp"):
             fast["recovering"] = method.recovering.__class__(passes=1, batch_size=8)
+        if name == "onp":
+            fast["agent"] = Agent(hidden=4, evaluations=8, rollout=4, batch_size=4)
         method = create(name, preset, **fast)
     result = method(network, clean_for(case), generator=torch.Generator().manual_seed(0))
 

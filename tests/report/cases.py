@@ -24,7 +24,7 @@ from secateur.expose import (
 from secateur.expose.searching import WITNESSED
 from secateur.models import LoadedModel
 from secateur.models.checkpoint import Checkpoint
-from secateur.repair.result import CurvePoint, Repair
+from secateur.repair.result import CurvePoint, Learning, Repair
 from secateur.report import collect, collect_scan
 from secateur.statistics import Proportion, paired_loss
 from secateur.units import Recipe, ScoredUnit, all_units, discover, prune
@@ -202,6 +202,19 @@ def make_scan(
     return collect_scan(verdict, exposed, model, make_clean(class_names), **(arguments | changes))
 
 
+def make_learned() -> dict[str, Any]:
+    """Return the evidence of a repair by an agent that searched in two rounds."""
+    rounds = (
+        Learning(400, 80.0, ((1, 0.1), (40, 0.6), (300, 0.8))),
+        Learning(100, 20.0, ((1, 0.7), (60, 0.9))),
+    )
+    repair = make_repair(method="onp")
+    units = list(all_units(repair.discovery.layers))
+    pruned = [scored.unit for scored in repair.recipe.units]
+    joined = tuple((units[0], unit) if unit.layer != units[0].layer else (unit, units[-1]) for unit in pruned)
+    return make_evidence(dataclasses.replace(repair, learning=rounds, joined=joined))
+
+
 USUAL = (30.0, 31.0, 28.0, 29.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
 GROWTH = (1.4, 1.45, 1.5, 1.1, 1.42, 1.47, 1.52, 1.39, 1.6, 1.48)
 SMALL = (30.0, 31.0, 28.0, 4.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
@@ -224,6 +237,7 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 # Every situation that a report must cope with.
 SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "repaired": lambda: make_evidence(make_repair(revealed=exposure()), class_names=CIFAR),
+    "learned": lambda: make_learned(),
     "evaluated": lambda: make_evidence(
         make_repair(revealed=exposure()),
         evaluation={

@@ -137,3 +137,24 @@ def test_the_smallest_trigger_stands_out_only_as_evidence() -> None:
     axes = plots.trigger_sizes(unclear["sizes"], evidence=False).axes[0]
     assert {to_hex(bar.get_facecolor()) for bar in axes.containers[0].patches} == {GREY}
     assert all("did not converge" in text.get_text() for text in axes.texts)
+
+
+def test_each_round_of_learning_is_a_line_to_its_end() -> None:
+    drawn = lines(plots.learning_curves(situation("learned")["learning"]))
+    assert drawn["round 1"].get_xydata().tolist() == [[1, 0.1], [40, 0.6], [300, 0.8], [400, 0.8]]
+    assert drawn["round 2"].get_xydata().tolist() == [[1, 0.7], [60, 0.9], [100, 0.9]]
+
+
+def test_the_graph_shows_every_unit_and_what_is_joined_with_pruned_ones() -> None:
+    evidence = situation("learned")
+    figure = plots.unit_graph(evidence["units"], evidence["learning"]["joined"])
+    drawn = {artist.get_label(): artist for artist in figure.axes[0].collections}
+    assert len(drawn["units"].get_offsets()) == evidence["units"]["total"] == 16
+    pruned = {tuple(place) for place in drawn["pruned"].get_offsets().tolist()}
+    indices = [
+        (k, index) for k, layer in enumerate(evidence["units"]["layers"]) for index in layer["indices"]
+    ]
+    assert pruned == {(k, (index + 0.5) / 8) for k, index in indices}
+    segments = [segment.tolist() for segment in drawn["joined"].get_segments()]
+    assert len(segments) == 3
+    assert all(pruned & {tuple(end) for end in segment} for segment in segments)

@@ -6,8 +6,9 @@ works. So triggers are inverted again on the pruned network, until none is cheap
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,27 @@ from secateur.units import UnitLayer, all_units, prune
 
 UNITS_PER_GROUP = 1024
 """Of so many units in all, each group that is tried holds one."""
+
+
+class Improving(Protocol):
+    """Finds a better choice of units than the one that erasing came to."""
+
+    def __call__(
+        self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
+    ) -> list[int]:
+        """Return the units to take out.
+
+        Parameters
+        ----------
+        trials, held
+            Measure choices against all triggers so far, on learning and on held-out images.
+        kept
+            Units taken out so far, in order.
+        carried
+            ``(total,)``, the largest share of a trigger's margin that each unit carried, to first order.
+        most
+            Units that may be taken out.
+        """
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,7 @@ class Erasing:
         shift: bool,
         generator: torch.Generator,
         progress: Progress,
+        improve: Improving | None = None,
     ) -> Erased:
         """Choose what to prune.
 
@@ -142,6 +165,8 @@ class Erasing:
             Decides how triggers are inverted again.
         progress
             Told about every step.
+        improve
+            Goes on from the units that each round comes to.
         """
         held = HeldOut(network, layers, clean, shift=shift)
         units = list(all_units(layers))
@@ -165,7 +190,6 @@ class Erasing:
             Trials,
             network,
             layers,
-            clean,
             flat=flat,
             group=group,
             shift=shift,
@@ -185,7 +209,7 @@ class Erasing:
                 settled = True
                 break
             before = set(kept)
-            trials = tried_on(known)
+            trials = tried_on(clean, known)
             progress.start("erasing", math.ceil(most / (self.taken * group)))
             while trials.now.success > self.success:
                 slopes = trials.slopes(flat)
@@ -203,10 +227,14 @@ class Erasing:
                     break
             erased += known
             if len(erased) > len(known):
-                trials = tried_on(erased)
+                trials = tried_on(clean, erased)
             needless = trials.needless(flat, kept, success=self.success)
             flat[needless] = 1
             kept = [unit for unit in kept if unit not in needless]
+            if improve:
+                held_out = tried_on(replace(clean, learn=clean.choose), erased)
+                kept = improve(trials, held_out, kept, carried, most=most)
+                flat = torch.ones_like(flat).index_fill_(0, torch.tensor(kept, device=flat.device), 0)
             if set(kept) == before or held.point(flat, len(kept)).loss.low > self.overrun * budget:
                 break
         curve = held.curve(kept, self.taken * group)

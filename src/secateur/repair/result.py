@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.expose import Exposure, Findings, Found, LabelScores
 from secateur.statistics import PairedLoss, Proportion
-from secateur.units import Discovery, Recipe
+from secateur.units import Discovery, Recipe, Unit
 
 Outcome = Literal["repaired", "nothing found", "inconclusive"]
 
@@ -30,6 +30,26 @@ class CurvePoint:
     pruned: int
     accuracy: Proportion
     loss: PairedLoss
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How an agent's search went, in one round.
+
+    Attributes
+    ----------
+    evaluations
+        Choices of units that were measured.
+    seconds
+        That it took.
+    curve
+        Evaluations so far and the worth of the best choice, whenever that rose. With nothing pruned the
+        worth is 0; at most it is 1.
+    """
+
+    evaluations: int
+    seconds: float
+    curve: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,10 @@ class Repair:
         trigger, polishing): then pruning the units of `recipe` alone does not give `network`.
     labels
         What unlearning says of each class; None where there is no exposure, or it says nothing.
+    learning
+        How an agent searched, round after round, where one did.
+    joined
+        Units that the graph which it searched joins with a pruned one, in pairs.
     """
 
     method: str
@@ -91,6 +115,8 @@ class Repair:
     findings: Findings | None = None
     tuned: CurvePoint | None = None
     labels: LabelScores | None = None
+    learning: tuple[Learning, ...] = ()
+    joined: tuple[tuple[Unit, Unit], ...] = ()
 
     @property
     def trigger(self) -> Found | None:

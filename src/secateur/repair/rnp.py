@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +27,45 @@ from secateur.expose import (
 from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
-from secateur.repair.erasing import Erased, Erasing
+from secateur.repair.erasing import Erased, Erasing, Improving
 from secateur.repair.keeping import Polished, polish
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
 from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
-from secateur.repair.result import Repair
+from secateur.repair.result import Learning, Repair
 from secateur.repair.silencing import Silencing
 from secateur.repair.walking import Limits, Walk
-from secateur.units import Recipe, ScoredUnit, all_units, prune
+from secateur.units import Recipe, ScoredUnit, Unit, all_units, prune
 
 LOSS_PER_POINT = 5.0
 """Nats of learning loss that may be lost for each unit of the accuracy budget."""
 
 SOUGHT = "Units that carry it were looked for."
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which units to prune, and what that rests on.
+
+    Attributes
+    ----------
+    choice
+        The units, and how far along them to prune.
+    scores
+        ``(total,)`` in ``[0, 1]``, low is suspicious.
+    erased
+        What erasing triggers did, where one was found.
+    learning, joined
+        See `Repair`.
+    """
+
+    choice: Choice
+    scores: Tensor
+    erased: Erased | None = None
+    learning: tuple[Learning, ...] = ()
+    joined: tuple[tuple[Unit, Unit], ...] = ()
+
 
 PAPER: dict[str, object] = {
     "unlearning": Unlearning(passes=21),
@@ -129,6 +154,8 @@ class RNP:
         leaves them alone, so that the recipe alone gives the repaired weights.
     """
 
+    name: ClassVar[str] = "rnp"
+
     unlearning: Unlearning = GENTLE
     recovering: Recovering = field(default_factory=Recovering)
     original: float = 1 / 3
@@ -194,18 +221,16 @@ class RNP:
             exposed = Exposing(self.unlearning, self.search, self.shift)(case, exposed)
             self._check(exposed.findings)
             exposure, findings = exposed.exposure, exposed.findings
-            erased: Erased | None = None
             if findings.found and exposure:
-                erased = self._erase(case, findings, findings.found)
-                choice, scores = erased.choice, erased.scores
+                chosen = self._erase(case, exposed, findings.found)
             elif isinstance(findings.found, InvertedTrigger):
-                choice, scores = self._silence(case, findings, findings.found)
+                chosen = self._silence(case, findings, findings.found)
             elif exposure and exposed.unlearned:
-                choice, scores = self._recover(case, exposure, exposed.unlearned, findings)
+                chosen = self._recover(case, exposed, exposed.unlearned)
             else:
-                choice, scores = self._leave(case, findings)
-            polished = self._polish(case, findings, choice, erased)
-        return self._result(network, case, choice, scores, exposed, polished)
+                chosen = self._leave(case, findings)
+            polished = self._polish(case, findings, chosen)
+        return self._result(network, case, chosen, exposed, polished)
 
     def _check(self, findings: Findings) -> None:
         """Make sure that findings are of a kind that is searched for."""
@@ -214,8 +239,9 @@ class RNP:
         if isinstance(findings.found, LatentTrigger) and not self.shift:
             raise MethodError("a shift of channels was found, and these settings leave biases as they are")
 
-    def _erase(self, case: Case, findings: Findings, found: Found) -> Erased:
+    def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
         """Choose the units that carry the trigger found and its successors."""
+        findings = exposed.findings
         with case.stage("erasing"):
             erased = self.erasing(
                 case.network,
@@ -227,14 +253,15 @@ class RNP:
                 shift=self.shift,
                 generator=case.generator,
                 progress=case.progress,
+                improve=improve,
             )
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
             case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
         case.notes += stopped_notes(erased.choice, self._budget)
-        return erased
+        return Chosen(erased.choice, erased.scores, erased)
 
-    def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> tuple[Choice, Tensor]:
+    def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> Chosen:
         """Choose the units that answer the trigger found, where no layer is a norm."""
         with case.stage("silencing"):
             choice, scores = self.silencing(
@@ -248,16 +275,11 @@ class RNP:
             )
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
         case.notes += stopped_notes(choice, self._budget)
-        return choice, scores
+        return Chosen(choice, scores)
 
-    def _recover(
-        self,
-        case: Case,
-        exposure: Exposure,
-        unlearned: nn.Module,
-        findings: Findings,
-    ) -> tuple[Choice, Tensor]:
+    def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
         """Recover masks, on the unlearned network and on the original, and choose by them."""
+        findings = exposed.findings
         parts = [(1 - self.original, duplicate(unlearned), "recovering")]
         if self.original:
             parts.append((self.original, duplicate(case.network), "recovering the original"))
@@ -275,14 +297,14 @@ class RNP:
                 )
             scores += weight * (path.mean if self.trajectory else path.last)
         with case.stage("choosing"):
-            choice = self._choose(case, scores, self._limit(exposure))
+            choice = self._choose(case, scores, self._limit(exposed.exposure))
         if findings.triggers:
             case.notes.append(f"{nothing_small(findings.triggers)} The masks alone decided what to prune.")
         if choice.spared:
             case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
-        return choice, scores
+        return Chosen(choice, scores)
 
-    def _leave(self, case: Case, findings: Findings) -> tuple[Choice, Tensor]:
+    def _leave(self, case: Case, findings: Findings) -> Chosen:
         """Prune nothing, and say why."""
         reason = (
             "The network has no normalisation with weights to mask, so unlearning and masks reveal nothing "
@@ -292,14 +314,16 @@ class RNP:
             case.notes.append(f"{reason}. {nothing_small(findings.triggers)} Nothing was pruned.")
         else:
             case.notes.append(f"{reason}, and its classes are too many to invert a trigger for each.")
+        return self._choose_none(case)
+
+    def _choose_none(self, case: Case) -> Chosen:
         scores = torch.ones(case.discovery.total)
         with case.stage("choosing"):
-            return self._choose(case, scores, -1.0), scores
+            return Chosen(self._choose(case, scores, -1.0), scores)
 
-    def _polish(
-        self, case: Case, findings: Findings, choice: Choice, erased: Erased | None
-    ) -> Polished | None:
+    def _polish(self, case: Case, findings: Findings, chosen: Chosen) -> Polished | None:
         """Polish the pruned network; return nothing if that is not asked for or not kept."""
+        choice, erased = chosen.choice, chosen.erased
         if self.polishing is None or not choice.pruned:
             return None
         if not findings.found:
@@ -331,9 +355,9 @@ class RNP:
     def _budget(self) -> float:
         return 1.0 if self.budget is None else self.budget
 
-    def _limit(self, exposure: Exposure) -> float:
+    def _limit(self, exposure: Exposure | None) -> float:
         """Return the score up to which units are suspects, lower where unlearning reveals no label."""
-        if self.dominance is None:
+        if self.dominance is None or exposure is None:
             return self.threshold
         return self.threshold * min(1.0, max(0.0, exposure.dominance / self.dominance)) ** 2
 
@@ -355,11 +379,11 @@ class RNP:
         self,
         network: nn.Module,
         case: Case,
-        choice: Choice,
-        scores: Tensor,
+        chosen: Chosen,
         exposed: Exposed,
         polished: Polished | None,
     ) -> Repair:
+        choice, scores = chosen.choice, chosen.scores
         exposure, findings = exposed.exposure, exposed.findings
         layers = case.discovery.layers
         units = list(all_units(layers))
@@ -368,7 +392,7 @@ class RNP:
             network.state_dict(),
             layers,
             scored,
-            method="rnp",
+            method=self.name,
             architecture=type(network).__name__,
             gamma_only=not self.shift,
         )
@@ -377,7 +401,7 @@ class RNP:
             repaired.load_state_dict(polished.network.state_dict())
         nothing = exposure is not None and exposure.finite and findings.found is None
         return Repair(
-            method="rnp",
+            method=self.name,
             outcome="repaired" if scored else "nothing found" if nothing else "inconclusive",
             network=repaired.eval(),
             recipe=recipe,
@@ -393,4 +417,6 @@ class RNP:
             findings=findings,
             tuned=polished.point if polished else None,
             labels=exposed.labels,
+            learning=chosen.learning,
+            joined=chosen.joined,
         )

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import CleanData
-from secateur.expose import Found, answers_without, of_others, wanted_classes
+from secateur.expose import answers_without, of_others, wanted_classes
 from secateur.repair.choosing import network_inputs
 from secateur.units import Replay, UnitLayer, masked
 
@@ -46,6 +47,19 @@ class Measured:
     success: float
 
 
+class Shown(Protocol):
+    """What makes a network answer with a label, as a trigger does."""
+
+    @property
+    def label(self) -> int | None:
+        """The answer; None for any but the network's own."""
+        ...
+
+    def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+        """Return a network and images, ``(N, C, H, W)`` in ``[0, 1]``, on which it is at work."""
+        ...
+
+
 class Trials:
     """Clean images, and others that show triggers at work, on which groups of units are tried.
 
@@ -74,7 +88,7 @@ class Trials:
         network: nn.Module,
         layers: Sequence[UnitLayer],
         clean: CleanData,
-        triggers: Sequence[Found],
+        triggers: Sequence[Shown],
         flat: Tensor,
         *,
         group: int,

@@ -120,6 +120,7 @@ def collect(
             ],
         },
         "units": _units(repair),
+        "learning": _learning(repair),
         "trigger": trigger_section(repair.trigger, clean.class_names),
         "exposure": exposure_section(repair.exposure, repair.labels, repair.trigger, clean.class_names),
         "checks": [
@@ -152,6 +153,22 @@ def _loss(end: CurvePoint | None, budget: float, *, changed: bool) -> Evidence |
         "upper_end_exceeds_budget": measured.high > budget,
     }
     return loss | {"statement": wording.loss_statement(loss) if changed else wording.UNCHANGED}
+
+
+def _learning(repair: Repair) -> dict[str, object] | None:
+    """Return how an agent searched, and what its graph joins with pruned units: layer, place, twice."""
+    if not repair.learning:
+        return None
+    places = {layer.name: place for place, layer in enumerate(repair.discovery.layers)}
+    return {
+        "rounds": [
+            {"evaluations": one.evaluations, "seconds": one.seconds, "curve": [list(at) for at in one.curve]}
+            for one in repair.learning
+        ],
+        "joined": [
+            [place for unit in pair for place in (places[unit.layer], unit.index)] for pair in repair.joined
+        ],
+    }
 
 
 def _units(repair: Repair) -> dict[str, object]:

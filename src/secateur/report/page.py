@@ -104,6 +104,12 @@ def _figures(evidence: Evidence) -> dict[str, Markup]:
             plots.scores_by_layer(units),
             f"Scores and share of pruned units in each of {len(units['layers'])} layers; {counts}.",
         )
+    if learning := evidence["learning"]:
+        figures["learning"] = plots.learning_curves(learning), _learning_text(learning)
+        figures["graph"] = (
+            plots.unit_graph(units, learning["joined"]),
+            f"The graph of {units['total']:,} units; {units['pruned']:,} are pruned.",
+        )
     if evidence["exposure"]:
         if evidence["exposure"]["labels"]:
             statement = evidence["exposure"]["statement"]
@@ -127,6 +133,14 @@ def _curve_text(evidence: Evidence) -> str:
     return (
         f"Clean accuracy over units pruned: {wording.percent(before['value'])} with none, "
         f"{wording.percent(after['value'])} at the chosen {evidence['units']['pruned']:,}."
+    )
+
+
+def _learning_text(learning: Mapping[str, Any]) -> str:
+    rounds = learning["rounds"]
+    return (
+        f"Worth of the best choice in {len(rounds)} rounds of learning; the last went from "
+        f"{rounds[-1]['curve'][0][1]:.2f} to {rounds[-1]['curve'][-1][1]:.2f}."
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -54,6 +54,70 @@ def accuracy_curve(curve: Mapping[str, Any]) -> Figure:
         if points:
             _mark_chosen(axes, curve["points"][curve["chosen"]])
             axes.set_xlim(-0.02 * max(1, pruned[-1]), 1.02 * max(1, pruned[-1]))
+        return figure
+
+
+def learning_curves(learning: Mapping[str, Any]) -> Figure:
+    """Draw the worth of the best choice over evaluations, one line labelled ``round N`` for each round."""
+    with style():
+        figure, axes = _axes(2.6)
+        rounds = learning["rounds"]
+        for number, told in enumerate(rounds, 1):
+            counts, worths = zip(*told["curve"], strict=True)
+            share = number / len(rounds)
+            axes.step(
+                [*counts, told["evaluations"]],
+                [*worths, worths[-1]],
+                where="post",
+                color=BLUE,
+                alpha=0.35 + 0.65 * share,
+                label=f"round {number}",
+            )
+            axes.annotate(
+                f"{number}",
+                (told["evaluations"], worths[-1]),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+            )
+        axes.set_ylim(top=1.02)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.04)
+        axes.set_xlabel("choices of units measured")
+        axes.set_ylabel("worth of the best choice")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        return figure
+
+
+def unit_graph(units: Mapping[str, Any], joined: Sequence[Sequence[int]]) -> Figure:
+    """Draw every unit at its layer, pruned ones labelled ``pruned``, and what the graph joins with them."""
+    with style():
+        figure, axes = _axes(HEIGHT)
+        layers = units["layers"]
+
+        def place(layer: int, index: int) -> tuple[float, float]:
+            return layer, (index + 0.5) / layers[layer]["total"]
+
+        axes.add_collection(
+            LineCollection(
+                [[place(*pair[:2]), place(*pair[2:])] for pair in joined],
+                colors=BLUE,
+                linewidths=0.5,
+                alpha=0.35,
+                label="joined",
+            )
+        )
+        everything = [place(at, index) for at, layer in enumerate(layers) for index in range(layer["total"])]
+        pruned = [place(at, index) for at, layer in enumerate(layers) for index in layer["indices"]]
+        for where, label, colour, size in ((everything, "units", GREY, 2), (pruned, "pruned", ORANGE, 22)):
+            across, up = [at for at, _ in where], [at for _, at in where]
+            axes.scatter(across, up, s=size, color=colour, label=label, zorder=3)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_yticks([])
+        axes.set_xlim(-0.5, len(layers) - 0.5)
+        axes.set_xlabel("layers with units, from input to output")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         return figure
 
 

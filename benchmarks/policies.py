@@ -1,0 +1,411 @@
+"""Does the learning earn its keep? ONP against simpler searches, for the same reward and evaluations.
+
+    python benchmarks/policies.py [--only NAME ...] [--seeds 0 1 2] [--evaluations 1500] [--searches NAME ...]
+    python benchmarks/policies.py --draw
+
+RNP exposes each network and erases what it finds; the triggers of all its rounds make the reward. Then each
+search starts from nothing with the same number of evaluations, those of a greedy start included. What it
+finds is measured on test images, which no search sees. Results go to ``benchmarks/results/policies.json``;
+what is there is not measured again.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoints import HERE, SHARED
+from exposure import Subject
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from secateur.expose import Case, Exposed, Found
+from secateur.files import atomic_path, write_text
+from secateur.progress import Silent
+from secateur.repair import RNP
+from secateur.repair.erasing import Erased, Improving
+from secateur.repair.onp import Agent, Graphing
+from secateur.repair.onp.dominance import Dominance
+from secateur.repair.onp.environment import KEPT, Pruning, State, worth
+from secateur.repair.onp.learning import learn
+from secateur.repair.onp.search import Searching
+from secateur.repair.rnp import Chosen
+from secateur.repair.trials import Trials
+from secateur.units import all_units, prune
+
+RESULTS = HERE / "results" / "policies.json"
+FIGURE = HERE.parent / "docs" / "images" / "policies.png"
+GRADIENT = 3
+"""Evaluations that a gradient counts for: a pass forward and one back."""
+SUCCESS, CANDIDATES, TAKEN = 0.01, 32, 2
+"""As in `Erasing`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, and what a search may know.
+
+    Attributes
+    ----------
+    subject, case
+        The network; a search sees the case alone.
+    trials, held
+        Measure choices on learning and on held-out images.
+    pointed
+        The same on learning images, with what unlearning points to instead of triggers.
+    searching
+        The graph and what else is known of units.
+    carried
+        Share of the triggers' margin that each unit carries, ``(total,)``.
+    agent
+        With the number of evaluations.
+    most
+        Units that may be pruned.
+    """
+
+    subject: Subject
+    case: Case
+    trials: Trials
+    held: Trials
+    pointed: Trials | None
+    searching: Searching
+    carried: Tensor
+    agent: Agent
+    most: int
+
+    @property
+    def total(self) -> int:
+        """Number of units."""
+        return self.case.discovery.total
+
+    def environment(self, trials: Trials | None = None) -> Pruning:
+        """Return an environment of all units, in which nothing was visited."""
+        agent = self.agent
+        return Pruning(
+            trials or self.trials,
+            [[unit] for unit in range(self.total)],
+            self.total,
+            price=agent.price,
+            steps=agent.steps,
+            undone=agent.undone,
+            most=self.most,
+        )
+
+
+class Remembering(RNP):
+    """RNP that keeps what it erased."""
+
+    def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
+        chosen = super()._erase(case, exposed, found, improve)
+        assert chosen.erased is not None
+        REMEMBERED[:] = [(case, exposed, found, chosen.erased)]
+        return chosen
+
+
+REMEMBERED: list[tuple[Case, Exposed, Found, Erased]] = []
+
+
+def problem(subject: Subject, seed: int, agent: Agent) -> Problem | None:
+    """Expose and erase; return None where no trigger stands out."""
+    method = Remembering(polishing=None)
+    REMEMBERED.clear()
+    method(subject.model.network, subject.clean(seed), generator=torch.Generator().manual_seed(seed))
+    if not REMEMBERED:
+        return None
+    case, exposed, found, erased = REMEMBERED[0]
+    flat = torch.ones(case.discovery.total)
+    tried_on = partial(
+        Trials,
+        case.network,
+        case.discovery.layers,
+        flat=flat,
+        group=1,
+        shift=method.shift,
+        temperature=method.erasing.temperature,
+    )
+    trials = tried_on(case.clean, erased.known)
+    label = exposed.labels.top if exposed.labels else None
+    pointed = None
+    if label is not None and exposed.unlearned is not None:
+        pointed = tried_on(case.clean, [Dominance(label, exposed.unlearned.requires_grad_(False))])
+    return Problem(
+        subject,
+        case,
+        trials,
+        tried_on(replace(case.clean, learn=case.clean.choose), erased.known),
+        pointed,
+        Searching(
+            case,
+            exposed,
+            found,
+            graphing=Graphing(),
+            agent=agent,
+            recovering=method.recovering,
+            grouped=False,
+        ),
+        (trials.slopes(flat) / trials.now.strength).clamp(0, 1),
+        agent,
+        int(method.erasing.share * case.discovery.total),
+    )
+
+
+def greedy(given: Problem, environment: Pruning, limit: int) -> None:
+    """Take out the best of the units with the steepest slopes, as erasing does."""
+    pruned: frozenset[int] = frozenset()
+    now = environment.visit(pruned)
+    while now.measured.success > SUCCESS and environment.evaluations < limit and len(pruned) < given.most:
+        slopes = given.trials.slopes(environment.mask(pruned))
+        environment.evaluations += GRADIENT
+        slopes[sorted(pruned)] = -torch.inf
+        worths = []
+        for unit in slopes.argsort(descending=True, stable=True)[:CANDIDATES].tolist():
+            trial = environment.visit(pruned | {unit}).measured
+            if trial.strength < now.measured.strength:
+                cost = max(trial.cost - now.measured.cost, 0) + 0.002
+                worths.append(((now.measured.strength - trial.strength) / cost, unit))
+        if not worths:
+            break
+        pruned |= {unit for _, unit in sorted(worths, reverse=True)[:TAKEN]}
+        now = environment.visit(pruned)
+
+
+def along(order: Tensor) -> Callable[[Problem, int], tuple[list[State], list[Any]]]:
+    """Prune the first units of an order, one more each time."""
+
+    def search(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
+        environment = given.environment()
+        units = order.tolist()
+        curve = Curve(environment)
+        for count in range(1, min(given.most, given.agent.evaluations) + 1):
+            environment.visit(frozenset(units[:count]))
+            curve.look()
+        return environment.best, curve.points
+
+    return search
+
+
+class Curve:
+    """The best worth over evaluations."""
+
+    def __init__(self, environment: Pruning) -> None:
+        self._environment = environment
+        self.points: list[tuple[int, float]] = []
+        self.look()
+
+    def look(self) -> None:
+        """Note an improvement."""
+        best = self._environment.best[0].worth
+        if not self.points or best > self.points[-1][1]:
+            self.points.append((self._environment.evaluations, best))
+
+
+def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
+    """Follow random policies: the agent's episodes with any action as likely as another."""
+    environment = given.environment()
+    curve = Curve(environment)
+    source = random.Random(seed)
+    environment.reset(seed=seed)
+    while environment.evaluations < given.agent.evaluations:
+        actions = environment.action_masks().nonzero()[0]
+        _, _, terminated, truncated, _ = environment.step(source.choice(actions))
+        curve.look()
+        if terminated or truncated:
+            environment.reset()
+    return environment.best, curve.points
+
+
+def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
+    """Change one or two units of the best choice, and keep what is better; from the greedy start."""
+    environment = given.environment()
+    greedy(given, environment, given.agent.evaluations)
+    curve = Curve(environment)
+    source = random.Random(seed)
+    suspects = given.carried.argsort(descending=True, stable=True)[: given.agent.candidates].tolist()
+    while environment.evaluations < given.agent.evaluations:
+        best = environment.best[0].pruned
+        several = source.sample([*suspects, *best], source.choice((1, 1, 2)))
+        changed = best ^ frozenset(several)
+        if len(changed) <= given.most:
+            environment.visit(changed)
+        curve.look()
+    return environment.best, curve.points
+
+
+def agent(
+    given: Problem, seed: int, *, trials: Trials | None = None, **changes: Any
+) -> tuple[list[State], list[Any]]:
+    """Learn, from the greedy start (without triggers: from nothing)."""
+    start: Sequence[int] = ()
+    spent = 0
+    if trials is None:
+        environment = given.environment()
+        greedy(given, environment, given.agent.evaluations)
+        start, spent = sorted(environment.best[0].pruned), environment.evaluations
+    evaluations = max(1, given.agent.evaluations - spent)
+    learned = learn(
+        replace(given.agent, evaluations=evaluations, patience=evaluations, **changes),
+        trials or given.trials,
+        given.searching.graph(given.carried),
+        start,
+        groups=given.searching.groups,
+        prior=given.carried if trials is None else 1 - masks_of(given),
+        most=given.most,
+        generator=torch.Generator().manual_seed(seed),
+        progress=Silent(),
+    )
+    return list(learned.states), [(spent + count, value) for count, value in learned.curve]
+
+
+def masks_of(given: Problem) -> Tensor:
+    """Return RNP's masks; ones where nothing was unlearned."""
+    masks = given.searching.masks
+    return torch.ones(given.total) if masks is None else masks
+
+
+Search = Callable[[Problem, int], tuple[list[State], list[Any]]]
+SEARCHES: dict[str, tuple[str, Search]] = {
+    "onp": ("ONP", agent),
+    "gcn": ("ONP, GCN", partial(agent, convolution="gcn")),
+    "gat": ("ONP, GAT", partial(agent, convolution="gat")),
+    "mlp": ("ONP without messages", partial(agent, convolution="none")),
+    "pointed": (
+        "ONP without triggers",
+        lambda given, seed: agent(given, seed, trials=given.pointed) if given.pointed else ([], []),
+    ),
+    "local": ("local search", local),
+    "mask": ("greedy by mask", lambda given, seed: along(masks_of(given).argsort(stable=True))(given, seed)),
+    "change": (
+        "greedy by change",
+        lambda given, seed: along(given.searching.activity.change.argsort(descending=True, stable=True))(
+            given, seed
+        ),
+    ),
+    "random": ("random policies", wandering),
+}
+
+
+def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seconds: float) -> dict[str, Any]:
+    """Take the best state by held-out images, as ONP does, and measure it on test images."""
+    ones = torch.ones(given.total)
+
+    def settled(trials: Trials, pruned: frozenset[int]) -> float:
+        trials.settle(ones)
+        before = trials.now
+        flat = ones.clone()
+        flat[sorted(pruned)] = 0
+        trials.settle(flat)
+        return worth(trials.now, before, given.agent.price)
+
+    best = max(states[:KEPT], key=lambda state: settled(given.held, state.pruned))
+    units = list(all_units(given.case.discovery.layers))
+    network = prune(
+        given.subject.model.network,
+        given.case.discovery.layers,
+        [units[unit] for unit in sorted(best.pruned)],
+    )
+    return given.subject.measure(network) | {
+        "worth": settled(given.trials, best.pruned),
+        "held": settled(given.held, best.pruned),
+        "pruned": len(best.pruned),
+        "curve": [[count, round(value, 5)] for count, value in curve],
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--specimens", type=Path, default=Path(".specimens"))
+    parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
+    parser.add_argument("--only", nargs="*", default=None, help="names of checkpoints or specimens")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--evaluations", type=int, default=1500)
+    parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true", help="only draw the figure and render the table")
+    options = parser.parse_args()
+    stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
+    cells = stored["cells"]
+    if not options.draw:
+        cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
+        for name in options.only or [card["name"] for card in cards if card["trigger"]]:
+            subject = Subject(name, options)
+            for seed in options.seeds:
+                missing = [kind for kind in options.searches if f"{name}|{kind}|{seed}" not in cells]
+                given = problem(subject, seed, Agent(evaluations=options.evaluations)) if missing else None
+                for kind in missing if given else ():
+                    assert given is not None
+                    start = time.perf_counter()
+                    states, curve = SEARCHES[kind][1](given, seed)
+                    if not states:
+                        continue
+                    found = measured(given, states, curve, time.perf_counter() - start)
+                    cells[f"{name}|{kind}|{seed}"] = found
+                    write_text(options.out, json.dumps(stored, indent=1) + "\n")
+                    told = {key: found[key] for key in ("worth", "held", "pruned", "seconds")}
+                    rates = [round(100 * found[key]["value"], 1) for key in ("acc", "asr")]
+                    print(name, kind, seed, told, rates, flush=True)
+    draw(cells, FIGURE)
+    print(table(cells))
+
+
+def table(cells: dict[str, Any]) -> str:
+    """Render worth, ACC and ASR by search, as Markdown: median over seeds."""
+    names = list(dict.fromkeys(key.split("|")[0] for key in cells))
+    lines = [
+        "| search | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "| --- " * (1 + len(names)) + "|",
+    ]
+    for kind, (title, _) in SEARCHES.items():
+        row = []
+        for name in names:
+            found = [value for key, value in cells.items() if key.startswith(f"{name}|{kind}|")]
+            if not found:
+                row.append("")
+                continue
+            worths = [value["held"] for value in found]
+            acc, asr = (
+                statistics.median(100 * value[what]["value"] for value in found) for what in ("acc", "asr")
+            )
+            spread = f"{min(worths):.3f} to {max(worths):.3f}"
+            row.append(f"{statistics.median(worths):.3f} ({spread}); {acc:.1f} / {asr:.1f}")
+        lines.append(f"| {title} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def draw(cells: dict[str, Any], path: Path) -> None:
+    """Draw the best worth over evaluations, median over seeds, for each network."""
+    names = list(dict.fromkeys(key.split("|")[0] for key in cells))
+    figure = Figure(figsize=(4 * max(1, len(names)), 3.6), layout="constrained")
+    panels = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=False):
+        for kind, (title, _) in SEARCHES.items():
+            curves = [value["curve"] for key, value in cells.items() if key.startswith(f"{name}|{kind}|")]
+            if not curves:
+                continue
+            ends = sorted({count for curve in curves for count, _ in curve})
+            values = [
+                statistics.median(max((v for c, v in curve if c <= count), default=0.0) for curve in curves)
+                for count in ends
+            ]
+            axes.step(ends, values, where="post", label=title, linewidth=1.3)
+        axes.set_title(name, fontsize=9)
+        axes.set_ylim(-0.05, 1.02)
+        axes.set_xlabel("evaluations")
+    panels[0].set_ylabel("best worth")
+    panels[-1].legend(fontsize=7, loc="lower right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The network as a graph of its units, as the policy sees it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import networkx
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import to_networkx, to_undirected
+
+from secateur.files import atomic_path
+from secateur.repair.onp.settings import Graphing
+from secateur.units import Connections, UnitLayer
+
+
+def build_graph(
+    settings: Graphing, layers: Sequence[UnitLayer], connections: Connections, features: Tensor
+) -> Data:
+    """Return the graph.
+
+    Returns
+    -------
+    Data
+        ``x``, ``(N, F)``, the features; ``edge_index``, ``(2, E)``, both directions of every edge;
+        ``edge_attr``, ``(E, 1)``, the strength of a connection, relative to the largest of the graph, or
+        the cosine; ``edge_type``, ``(E,)``, 0 between layers and 1 within one; ``layer`` and ``group``,
+        ``(N,)``, the layer of each unit and the group that it is added in.
+    """
+    inside, cosines = similar(layers, connections, settings.similar, settings.neighbours)
+    weights = (
+        connections.weights / connections.weights.max().clamp_min(1e-12)
+        if len(connections.weights)
+        else connections.weights
+    )
+    parts = []
+    for kind, (pairs, values) in enumerate(((connections.edges, weights), (inside, cosines))):
+        both, attributes = to_undirected(pairs, values, num_nodes=len(features), reduce="max")
+        parts.append((both, attributes[:, None], torch.full((both.shape[1],), kind)))
+    edges, attributes, kinds = zip(*parts, strict=True)
+    return Data(
+        x=features,
+        edge_index=torch.cat(edges, 1),
+        edge_attr=torch.cat(attributes),
+        edge_type=torch.cat(kinds),
+        layer=torch.cat([torch.full((layer.count,), k) for k, layer in enumerate(layers)]),
+        group=connections.groups,
+    )
+
+
+def similar(
+    layers: Sequence[UnitLayer], connections: Connections, least: float, most: int
+) -> tuple[Tensor, Tensor]:
+    """Return pairs of units of one layer, ``(2, E)``, and the cosine of their strengths, ``(E,)``.
+
+    For each unit those of its layer with the largest cosines, at most `most` and above `least`. While they
+    are computed, a layer needs memory for each pair of its units.
+    """
+    counts = [layer.count for layer in layers]
+    starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    products = [torch.zeros(count, count) for count in counts]
+    for block in connections.wiring.blocks(rows=max(counts)):
+        products[int(owner[block.targets[0]])] += block.strengths @ block.strengths.T
+        sources = owner[block.sources]
+        for layer in set(sources.tolist()):
+            mine = sources == layer
+            places = block.sources[mine] - starts[layer]
+            part = block.strengths[:, mine]
+            products[layer][places[:, None], places] += part.T @ part
+    pairs, cosines = [], []
+    for start, product in zip(starts, products, strict=False):
+        norms = product.diagonal().clamp_min(0).sqrt()
+        scale = norms[:, None] * norms
+        cosine = torch.where(scale > 0, product / scale.clamp_min(1e-30), -torch.inf)
+        cosine.fill_diagonal_(-torch.inf)
+        values, others = cosine.topk(min(most, len(cosine)), 1)
+        own, place = (values > least).nonzero(as_tuple=True)
+        pairs.append(torch.stack([own, others[own, place]]) + start)
+        cosines.append(values[own, place])
+    return torch.cat(pairs, 1), torch.cat(cosines)
+
+
+def write_graph(graph: Data, names: Sequence[str], layers: Sequence[UnitLayer], path: Path) -> None:
+    """Write the graph as GraphML, for other tools.
+
+    Parameters
+    ----------
+    graph
+        As `Graphing` returns it.
+    names
+        Of the features.
+    layers
+        Layers with units, for the names of nodes.
+    path
+        Replaced if it exists.
+    """
+    told = to_networkx(graph, edge_attrs=["edge_attr", "edge_type"], to_undirected=True)
+    units = [f"{layer.name}.{index}" for layer in layers for index in range(layer.count)]
+    for node, unit in enumerate(units):
+        told.nodes[node].update(unit=unit, layer=int(graph.layer[node]), group=int(graph.group[node]))
+        told.nodes[node].update(
+            {name: float(value) for name, value in zip(names, graph.x[node], strict=True)}
+        )
+    for _, _, attributes in told.edges(data=True):
+        attributes["weight"] = float(attributes.pop("edge_attr")[0])
+        attributes["kind"] = "within" if attributes.pop("edge_type") else "between"
+    with atomic_path(path) as temporary:
+        networkx.write_graphml(told, temporary)

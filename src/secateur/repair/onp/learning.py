@@ -1,0 +1,208 @@
+"""The agent at work: proximal policy optimisation over the graph, from the best choice known."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+from torch_geometric.data import Data
+
+from secateur.progress import Progress
+from secateur.repair.onp.environment import Pruning, State
+from secateur.repair.onp.policy import GraphPolicy, Heads
+from secateur.repair.onp.settings import Agent
+from secateur.repair.trials import Trials
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an agent found.
+
+    Attributes
+    ----------
+    states
+        The best, best first.
+    curve
+        Evaluations so far and the worth of the best state, whenever it became better.
+    evaluations
+        How many states were measured.
+    policy
+        Weights of the policy as it was at the end, by name; none belongs to a node.
+    """
+
+    states: tuple[State, ...]
+    curve: tuple[tuple[int, float], ...]
+    evaluations: int
+    policy: dict[str, Tensor]
+
+
+def learn(
+    agent: Agent,
+    trials: Trials,
+    graph: Data,
+    start: Sequence[int],
+    *,
+    groups: Sequence[Sequence[int]],
+    prior: Tensor,
+    most: int,
+    policy: dict[str, Tensor] | None = None,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Learned:
+    """Search from `start`.
+
+    Parameters
+    ----------
+    agent
+        How.
+    trials
+        Measures states.
+    graph
+        Of the network: ``x``, ``(N, F)``, and ``edge_index``, ``(2, E)``.
+    start
+        Units that are pruned in the best state known, positions.
+    groups
+        Units that are pruned together.
+    prior
+        ``(N,)``, how much each unit is suspected, any scale.
+    most
+        Units that may be pruned.
+    policy
+        Weights to begin with, as of another network; none by default.
+    generator
+        Decides everything random.
+    progress
+        Told about every step.
+    """
+    chosen = _candidates(groups, prior, set(start), agent.candidates)
+    environment = Pruning(
+        trials,
+        [groups[place] for place in chosen],
+        len(graph.x),
+        price=agent.price,
+        steps=agent.steps,
+        undone=agent.undone,
+        most=most,
+    )
+    pruned = set(start)
+    environment.visit(frozenset(k for k, place in enumerate(chosen) if pruned & set(groups[place])))
+    seed = int(torch.randint(2**31, (), generator=generator))
+    progress.start("learning", agent.evaluations)
+    watch = Watch(environment, agent, progress)
+    with own_randomness():
+        learner = MaskablePPO(
+            GraphPolicy,
+            environment,
+            learning_rate=agent.rate,
+            n_steps=agent.rollout,
+            batch_size=agent.batch_size,
+            n_epochs=agent.epochs,
+            gamma=agent.discount,
+            gae_lambda=agent.smoothing,
+            ent_coef=agent.entropy,
+            seed=seed,
+            device="cpu",
+            policy_kwargs={
+                "features_extractor_class": Heads,
+                "features_extractor_kwargs": {
+                    "graph": _known(graph, groups, chosen, prior, agent.preference),
+                    "hidden": agent.hidden,
+                    "layers": agent.layers,
+                    "convolution": agent.convolution,
+                },
+            },
+        )
+        if policy:
+            learner.policy.load_state_dict(policy)
+        learner.learn(10**9, callback=watch)
+    states = [
+        State(
+            frozenset(unit for k in state.pruned for unit in groups[chosen[k]]),
+            state.worth,
+            state.measured,
+        )
+        for state in environment.best
+    ]
+    weights = {name: value.detach().clone() for name, value in learner.policy.state_dict().items()}
+    return Learned(tuple(states), tuple(watch.curve), environment.evaluations, weights)
+
+
+class Watch(BaseCallback):
+    """Follows the best state, and ends learning."""
+
+    def __init__(self, environment: Pruning, agent: Agent, progress: Progress) -> None:
+        super().__init__()
+        self._environment, self._agent, self._progress = environment, agent, progress
+        self.curve = [(environment.evaluations, environment.best[0].worth)]
+        self._told = self._idle = self._episodes = 0
+
+    def _on_step(self) -> bool:
+        self._episodes += int(self.locals["dones"].sum())
+        known, best = self._environment.evaluations, self._environment.best[0]
+        if best.worth > self.curve[-1][1]:
+            self.curve.append((known, best.worth))
+        for _ in range(known - self._told):
+            self._progress.advance(
+                episode=self._episodes,
+                worth=best.worth,
+                trigger=best.measured.success,
+                pruned=len(best.pruned),
+            )
+        # A policy that only visits what it knows measures nothing.
+        self._idle = 0 if known > self._told else self._idle + 1
+        self._told = known
+        agent = self._agent
+        return (
+            known < agent.evaluations
+            and known - self.curve[-1][0] < agent.patience
+            and self._idle < agent.rollout
+        )
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Give the block global generators of its own: the library seeds them."""
+    # The library draws from numpy's global generator.
+    numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(numbers)
+            np.random.set_state(arrays)  # noqa: NPY002
+
+
+def _known(
+    graph: Data,
+    groups: Sequence[Sequence[int]],
+    chosen: Sequence[int],
+    prior: Tensor,
+    preference: float,
+) -> Data:
+    """Return the graph with the action of each node, and the actions' prior."""
+    action = torch.full((len(graph.x),), -1)
+    means = torch.empty(len(chosen))
+    for number, place in enumerate(chosen):
+        action[list(groups[place])] = number
+        means[number] = prior[list(groups[place])].mean()
+    scale = (means.max() - means.mean()).clamp_min(1e-9)
+    return Data(
+        x=graph.x,
+        edge_index=graph.edge_index,
+        action=action,
+        prior=preference * (means - means.mean()) / scale,
+    )
+
+
+def _candidates(groups: Sequence[Sequence[int]], prior: Tensor, start: set[int], count: int) -> list[int]:
+    """Return the groups to choose among: those of the start, and the most suspected."""
+    means = torch.stack([prior[list(group)].mean() for group in groups])
+    first = {place for place, group in enumerate(groups) if start & set(group)}
+    order = means.argsort(descending=True, stable=True).tolist()
+    others = [place for place in order if place not in first]
+    return sorted([*first, *others[: max(0, count - len(first))]])

@@ -1,0 +1,121 @@
+"""Optimized Neuron Pruning (Li et al., 2024, arXiv 2405.17746)."""
+
+import math
+import warnings
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from secateur.expose import Case, Exposed, Found
+from secateur.repair.choosing import Choice, HeldOut
+from secateur.repair.erasing import Improving
+from secateur.repair.notes import nothing_small
+from secateur.repair.onp.dominance import Dominance
+from secateur.repair.onp.extra import check_extra
+from secateur.repair.onp.settings import Agent, Graphing
+from secateur.repair.registry import register
+from secateur.repair.rnp import RNP, Chosen
+from secateur.repair.trials import DEFEATED, FREE, Shown, Trials
+
+if TYPE_CHECKING:
+    from secateur.repair.onp.search import Searching
+
+
+@register(
+    "onp",
+    title="Rethinking Pruning for Backdoor Mitigation: An Optimization Perspective",
+    paper="arXiv:2405.17746",
+    year=2024,
+    presets={"grouped": {"grouped": True}},
+)
+@dataclass(frozen=True)
+class ONP(RNP):
+    """Let an agent on the graph of the network's units choose what to prune.
+
+    Of the paper its abstract is known, no internals and no code: the network becomes a graph, graph networks
+    trained by reinforcement learning find the pruning policy, and units that meet at a residual addition
+    are pruned in groups (preset ``grouped``). The rest is our design, argued in ``docs/onp.md``. Exposing,
+    the rounds of inverting triggers again, and polishing are those of `RNP`; in each round, the agent goes
+    on from the units that `Erasing` comes to.
+
+    Attributes
+    ----------
+    graphing
+        How the graph is built.
+    agent
+        How the agent learns.
+    grouped
+        Whether units that meet at an addition are pruned together.
+    """
+
+    name: ClassVar[str] = "onp"
+
+    graphing: Graphing = field(default_factory=Graphing)
+    agent: Agent = field(default_factory=Agent)
+    grouped: bool = False
+
+    def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
+        searching = self._searching(case, exposed, found)
+        return searching.told(super()._erase(case, exposed, found, improve or searching))
+
+    def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
+        """Take away what unlearning points to; without a dominant label there is nothing to learn from."""
+        nothing = nothing_small(exposed.findings.triggers)
+        if exposed.labels is None or exposed.labels.label is None:
+            case.notes.append(
+                f"{nothing} Unlearning points to no label either: there is nothing to reward an agent for, "
+                "and nothing was pruned."
+            )
+            return self._choose_none(case)
+        pointed = Dominance(exposed.labels.label, unlearned.requires_grad_(False))
+        searching = self._searching(case, exposed, pointed)
+        layers, device = case.discovery.layers, case.example.device
+        flat = torch.ones(case.discovery.total, device=device)
+        tried_on = partial(
+            Trials,
+            case.network,
+            layers,
+            triggers=[pointed],
+            flat=flat,
+            group=1,
+            shift=self.shift,
+            temperature=self.erasing.temperature,
+        )
+        with case.stage("learning"):
+            trials = tried_on(clean=case.clean)
+            carried = trials.slopes(flat) / max(trials.now.strength - DEFEATED, FREE)
+            kept = searching(
+                trials,
+                tried_on(clean=replace(case.clean, learn=case.clean.choose)),
+                [],
+                carried,
+                most=math.floor(self.share * case.discovery.total),
+            )
+        held = HeldOut(case.network, layers, case.clean, shift=self.shift)
+        choice = Choice.within(self._budget, kept, held.curve(kept, self.erasing.taken))
+        case.notes.append(
+            f"{nothing} Unlearning points to label {pointed.label}: units were looked for without which the "
+            "unlearned network gives it to fewer images."
+        )
+        return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
+
+    def _searching(self, case: Case, exposed: Exposed, found: Shown) -> "Searching":
+        check_extra()
+        with warnings.catch_warnings():
+            # PyTorch Geometric still compiles with what PyTorch has deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            from secateur.repair.onp.search import Searching
+
+        with case.stage("building the graph"):
+            return Searching(
+                case,
+                exposed,
+                found,
+                graphing=self.graphing,
+                agent=self.agent,
+                recovering=self.recovering,
+                grouped=self.grouped,
+            )

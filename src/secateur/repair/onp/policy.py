@@ -1,0 +1,164 @@
+"""Actor and critic over the graph: one embedding of every node, shared by all states of a network.
+
+The graph does not change while a policy searches it, only what is pruned does. So the message passing over
+all nodes is done once for a batch of states, and what is pruned enters afterwards: as a flag of each node, as
+the share of its neighbours that are pruned, and as the sum of the embeddings of all pruned nodes. No weight
+depends on the number of nodes: a policy that was learned on one network can begin on another.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.nn import GATv2Conv, GCNConv, SAGEConv
+from torch_geometric.utils import scatter
+
+from secateur.repair.onp.settings import ConvolutionName
+
+CONVOLUTIONS: Mapping[ConvolutionName, Callable[[int, int], nn.Module] | None] = {
+    "gcn": GCNConv,
+    "sage": SAGEConv,
+    "gat": GATv2Conv,
+    # The same features and heads without messages between nodes.
+    "none": None,
+}
+
+
+class Encoder(nn.Module):
+    """Embed nodes from their features and those of their neighbours.
+
+    Parameters
+    ----------
+    features
+        Of each node.
+    hidden
+        Size of an embedding.
+    layers
+        Of message passing: from how far away a node hears.
+    convolution
+        How messages are passed.
+    """
+
+    def __init__(self, features: int, hidden: int, layers: int, convolution: ConvolutionName) -> None:
+        super().__init__()
+        passing = CONVOLUTIONS[convolution]
+        self.first = nn.Linear(features, hidden)
+        self.own = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers))
+        self.heard = nn.ModuleList([passing(hidden, hidden) for _ in range(layers)] if passing else [])
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(layers))
+
+    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
+        """Return embeddings, ``(N, hidden)``, of nodes with features ``(N, F)``; edges ``(2, E)``."""
+        nodes: Tensor = self.first(features).relu()
+        for place, (own, norm) in enumerate(zip(self.own, self.norms, strict=True)):
+            told = own(nodes)
+            if self.heard:
+                told = told + self.heard[place](nodes, edges)
+            nodes = nodes + norm(told).relu()
+        return nodes
+
+
+class Heads(BaseFeaturesExtractor):
+    """Logits of all actions and the value of a state, ``(B, actions + 2)``: the last but one stops.
+
+    Parameters
+    ----------
+    space
+        Of the environment's observations.
+    graph
+        ``x``, ``(N, F)``; ``edge_index``, ``(2, E)``; ``action``, ``(N,)``, the action that each node belongs
+        to, or -1; ``prior``, ``(actions,)``, by how much an action is preferred before anything is learned.
+    hidden, layers, convolution
+        See `Encoder`.
+    """
+
+    features: Tensor
+    edges: Tensor
+    belongs: Tensor
+    actions: Tensor
+    near: Tensor
+    prior: Tensor
+
+    def __init__(
+        self, space: spaces.Dict, graph: Data, *, hidden: int, layers: int, convolution: ConvolutionName
+    ) -> None:
+        count = int(graph.prior.numel())
+        super().__init__(space, count + 2)
+        progress = cast(tuple[int], space["progress"].shape)[0]
+        self.encoder = Encoder(graph.x.shape[1], hidden, layers, convolution)
+        context = 2 * hidden + progress
+        self.action = _head(hidden + 2 + context, hidden)
+        self.stop = _head(context, hidden)
+        self.value = _head(context, hidden)
+        for head in (self.action, self.stop, self.value):
+            # Before anything is learned the prior alone decides.
+            nn.init.zeros_(cast(nn.Linear, head[-1]).weight)
+            nn.init.zeros_(cast(nn.Linear, head[-1]).bias)
+        belongs = (graph.action >= 0).nonzero().flatten()
+        pairs = graph.action[graph.edge_index]
+        source, target = pairs[:, (pairs >= 0).all(0)]
+        near = torch.zeros(count, count).index_put_(
+            (source, target), torch.ones(len(source)), accumulate=True
+        )
+        for name, value in {
+            "features": graph.x,
+            "edges": graph.edge_index,
+            "belongs": belongs,
+            "actions": graph.action[belongs],
+            "near": near / near.sum(0).clamp_min(1),
+            "prior": graph.prior,
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Return logits and values for a batch of states."""
+        pruned, progress = observations["pruned"], observations["progress"]
+        nodes = self.encoder(self.features, self.edges)
+        actions = scatter(nodes[self.belongs], self.actions, dim_size=pruned.shape[1], reduce="mean")
+        context = torch.cat([nodes.mean(0).expand(len(pruned), -1), pruned @ actions, progress], 1)
+        each = [
+            actions.expand(len(pruned), -1, -1),
+            torch.stack([pruned, pruned @ self.near], 2),
+            context[:, None].expand(-1, pruned.shape[1], -1),
+        ]
+        # What is preferred to be pruned is preferred not to be restored.
+        preferred = self.prior * (1 - 2 * pruned)
+        logits = self.action(torch.cat(each, 2)).squeeze(2) + preferred
+        return torch.cat([logits, self.stop(context), self.value(context)], 1)
+
+
+class GraphPolicy(MaskableActorCriticPolicy):
+    """A policy whose features are already logits and value; see `Heads`."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        # The library's types name the modules that it would build itself.
+        self.mlp_extractor = _Split()  # type: ignore[assignment]
+        self.action_net = self.value_net = nn.Identity()  # type: ignore[assignment]
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+
+class _Split(nn.Module):
+    """Tell logits and value apart."""
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        return features[:, :-1]
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        return features[:, -1:]
+
+
+def _head(inputs: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, 1))

@@ -1,0 +1,157 @@
+"""What an agent searches and with what: the graph of one network, and the triggers to take out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from secateur.expose import Case, Exposed
+from secateur.models import duplicate
+from secateur.repair.activity import activity
+from secateur.repair.choosing import network_inputs
+from secateur.repair.onp.environment import worth
+from secateur.repair.onp.features import features
+from secateur.repair.onp.graph import build_graph
+from secateur.repair.onp.learning import learn
+from secateur.repair.onp.settings import Agent, Graphing
+from secateur.repair.recovering import Recovering
+from secateur.repair.result import Learning
+from secateur.repair.rnp import Chosen
+from secateur.repair.trials import Shown, Trials
+from secateur.units import all_units, connect
+
+
+class Searching:
+    """Improves on a choice of units, round after round, for one network.
+
+    Parameters
+    ----------
+    case
+        The network and its clean data.
+    exposed
+        What exposing it revealed.
+    found
+        The trigger, or what stands in for one, that shows units at work.
+    graphing, agent, recovering
+        How the graph is built, how the agent learns, and how masks are recovered for its features.
+    grouped
+        Whether units that meet at an addition are pruned together.
+    policy
+        Weights that the policy begins with.
+
+    Attributes
+    ----------
+    activity
+        What units pass on, on clean images and with the trigger at work.
+    masks
+        Mean masks of RNP's recovery, ``(total,)``; None where nothing was unlearned.
+    groups
+        Units that are pruned together.
+    learning
+        How the agent's search went in each round.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        exposed: Exposed,
+        found: Shown,
+        *,
+        graphing: Graphing,
+        agent: Agent,
+        recovering: Recovering,
+        grouped: bool,
+        policy: dict[str, Tensor] | None = None,
+    ) -> None:
+        self._case, self._unlearned = case, exposed.unlearned
+        self._graphing, self._agent, self._policy = graphing, agent, policy
+        network, layers, clean = case.network, case.discovery.layers, case.clean
+        device = next(network.parameters()).device
+        self._connections = connect(network, case.discovery, case.example, strongest=graphing.strongest)
+        changed, stamped = found.present(network, clean.learn.images)
+        self.activity = activity(
+            network,
+            layers,
+            network_inputs(clean.learn.images, clean.convention, device),
+            network_inputs(stamped, clean.convention, device),
+            changed=changed,
+        )
+        self.masks: Tensor | None = None
+        if self._unlearned is not None:
+            self.masks = recovering(
+                duplicate(self._unlearned),
+                layers,
+                clean.learn,
+                clean.convention,
+                generator=case.generator,
+                progress=case.progress,
+            ).mean
+        groups: dict[int, list[int]] = {}
+        for unit, group in enumerate(self._connections.groups.tolist()):
+            groups.setdefault(group if grouped else unit, []).append(unit)
+        self.groups = list(groups.values())
+        self.learning: list[Learning] = []
+
+    def __call__(
+        self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
+    ) -> list[int]:
+        """Return the units of the best choice found; see `secateur.repair.erasing.Improving`."""
+        case, start = self._case, time.perf_counter()
+        learned = learn(
+            self._agent,
+            trials,
+            self.graph(carried),
+            kept,
+            groups=self.groups,
+            prior=carried.clamp_min(0).cpu(),
+            most=most,
+            policy=self._policy,
+            generator=case.generator,
+            progress=case.progress,
+        )
+        self._policy = learned.policy
+        self.learning.append(Learning(learned.evaluations, time.perf_counter() - start, learned.curve))
+        best = max(learned.states, key=lambda state: self._elsewhere(held, state.pruned))
+        # In the order of suspicion: a budget may cut the end off.
+        return sorted(best.pruned, key=lambda unit: (-float(carried[unit]), unit))
+
+    def told(self, chosen: Chosen) -> Chosen:
+        """Return what was chosen with how it was found."""
+        units = list(all_units(self._case.discovery.layers))
+        pruned = torch.zeros(len(units), dtype=torch.bool)
+        pruned[list(chosen.choice.pruned)] = True
+        edges = self._connections.edges
+        near = edges[:, pruned[edges].any(0)].T.tolist()
+        return replace(
+            chosen,
+            learning=tuple(self.learning),
+            joined=tuple((units[source], units[target]) for source, target in near),
+        )
+
+    def graph(self, carried: Tensor) -> Data:
+        """Return the graph as the policy sees it; for `carried` see `features`."""
+        case = self._case
+        layers = case.discovery.layers
+        known = features(
+            case.network,
+            layers,
+            case.example,
+            self._connections,
+            self.activity,
+            unlearned=self._unlearned,
+            masks=self.masks,
+            carried=carried,
+        )
+        return build_graph(self._graphing, layers, self._connections, known)
+
+    def _elsewhere(self, held: Trials, pruned: frozenset[int]) -> float:
+        """Return the worth of a choice on other images than those it was fitted to."""
+        flat = torch.ones(self._case.discovery.total, device=next(self._case.network.parameters()).device)
+        held.settle(flat)
+        before = held.now
+        flat[sorted(pruned)] = 0
+        held.settle(flat)
+        return worth(held.now, before, self._agent.price)

@@ -1,0 +1,94 @@
+"""Settings of ONP, and the names of what they choose among; nothing here needs the extra."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from secateur.errors import MethodError
+
+ConvolutionName = Literal["gcn", "sage", "gat", "none"]
+
+
+@dataclass(frozen=True)
+class Graphing:
+    """Which units are joined.
+
+    Units of different layers are joined where one feeds the other, by their `strongest` connections. Units
+    of one layer are joined with those whose connection strengths, towards all units before and after, point
+    the same way: a cosine above `similar`, with at most `neighbours` others. A unit without any connection
+    strength, dormant, is joined with none.
+
+    Attributes
+    ----------
+    strongest
+        Connections of each unit that are kept, before it and after it.
+    similar
+        Of the cosine, in ``[-1, 1]``.
+    neighbours
+        Of each unit within its layer.
+    """
+
+    strongest: int = 8
+    similar: float = 0.8
+    neighbours: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.strongest, self.neighbours) < 1 or not -1 <= self.similar <= 1:
+            raise MethodError("a graph needs a connection, a neighbour and a cosine in [-1, 1]")
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Learn which units to prune and which to restore (PPO, Schulman et al., arXiv 1707.06347).
+
+    Attributes
+    ----------
+    convolution, hidden, layers
+        Of the policy's graph network, see `secateur.repair.onp.policy.Encoder`; ``none`` passes no messages.
+    evaluations
+        States that are measured at most.
+    patience
+        Learning ends when so many evaluations brought no better state.
+    candidates
+        Groups of units that the agent chooses among.
+    steps, undone
+        Length of an episode, and the share of the best state's prunings that it begins without.
+    price
+        Of a nat by which clean answers diverge, in defeats of the triggers.
+    preference
+        How much likelier the candidate with the best prior is chosen at first than one with an average prior:
+        logarithm.
+    rollout, epochs, batch_size, rate, entropy, discount, smoothing
+        Of the optimisation: steps between updates, passes over them, steps per batch, learning rate of Adam,
+        weight of the entropy, gamma and lambda of the advantages (Schulman et al., arXiv 1506.02438).
+    """
+
+    convolution: ConvolutionName = "sage"
+    hidden: int = 64
+    layers: int = 2
+    evaluations: int = 1500
+    patience: int = 600
+    candidates: int = 256
+    steps: int = 16
+    undone: float = 0.4
+    price: float = 2.5
+    preference: float = 3.0
+    rollout: int = 128
+    epochs: int = 6
+    batch_size: int = 64
+    rate: float = 1e-3
+    entropy: float = 0.01
+    discount: float = 1.0
+    smoothing: float = 0.95
+
+    def __post_init__(self) -> None:
+        names = get_args(ConvolutionName)
+        if self.convolution not in names:
+            raise MethodError(f"no convolution is called {self.convolution!r}; there are: {', '.join(names)}")
+        whole = (self.hidden, self.layers, self.evaluations, self.patience, self.candidates, self.steps)
+        if min(*whole, self.epochs, self.batch_size) < 1 or self.rollout < 2:
+            raise MethodError("an agent needs at least one of everything it counts, and two steps a rollout")
+        if not (0 < self.price < math.inf and 0 < self.rate < math.inf and 0 <= self.entropy < math.inf):
+            raise MethodError("an agent needs a finite price > 0, rate > 0 and entropy >= 0")
+        if not (0 <= self.undone <= 0.5 and 0 <= self.discount <= 1 and 0 <= self.smoothing <= 1):
+            raise MethodError("an agent needs undone in [0, 0.5], and discount and smoothing in [0, 1]")

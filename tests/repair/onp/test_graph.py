@@ -1,0 +1,103 @@
+"""The graph of a hand-made network is the one computed by hand."""
+
+from pathlib import Path
+
+import networkx
+import pytest
+import torch
+from torch import nn
+
+from secateur.errors import MethodError
+from secateur.repair.onp.graph import build_graph, similar, write_graph
+from secateur.repair.onp.settings import Graphing
+from secateur.units import Connections, Discovery, connect, discover
+
+
+class Chain(nn.Module):
+    """Three hidden units, two more, and two classes; the third hidden unit is dormant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.last = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.second.weight.copy_(torch.tensor([[3.0, -4.0, 0.0], [0.0, 1.0, 0.0]]))
+            self.last.weight.copy_(torch.eye(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(images.flatten(1)).relu()).relu())
+
+
+def chain() -> tuple[Discovery, Connections]:
+    network, example = Chain().eval(), torch.rand(1, 1, 2, 2)
+    discovery = discover(network, example)
+    return discovery, connect(network, discovery, example)
+
+
+def test_units_are_joined_by_strength_and_likeness() -> None:
+    discovery, connections = chain()
+    names = torch.arange(5.0)[:, None]
+    graph = build_graph(Graphing(similar=0.5), discovery.layers, connections, names)
+    edges = {
+        (int(a), int(b)): (round(float(value), 3), int(kind))
+        for (a, b), value, kind in zip(
+            graph.edge_index.T, graph.edge_attr[:, 0], graph.edge_type, strict=True
+        )
+    }
+    # Strengths 3, 4 and 1, relative to the largest. Towards the next layer the first two hidden units have
+    # (3, 0) and (4, 1), the two after them (3, 4, 0) and (0, 1, 0): cosines 4 / sqrt(17) and 4 / 5.
+    expected = {
+        (0, 3): (0.75, 0),
+        (1, 3): (1.0, 0),
+        (1, 4): (0.25, 0),
+        (0, 1): (round(4 / 17**0.5, 3), 1),
+        (3, 4): (0.8, 1),
+    }
+    assert edges == expected | {(b, a): value for (a, b), value in expected.items()}
+    assert graph.layer.tolist() == [0, 0, 0, 1, 1]
+    assert graph.group.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(graph.x, names)
+
+
+def test_the_threshold_is_on_the_cosine_and_the_dormant_stay_alone() -> None:
+    discovery, connections = chain()
+    pairs, cosines = similar(discovery.layers, connections, 0.9, 4)
+    assert pairs.T.tolist() == [[0, 1], [1, 0]]
+    assert cosines.tolist() == pytest.approx([4 / 17**0.5] * 2)
+    pairs, _ = similar(discovery.layers, connections, -1.0, 4)
+    assert 2 not in pairs.flatten().tolist()
+
+
+def test_each_unit_has_few_neighbours() -> None:
+    network, example = (
+        nn.Sequential(
+            nn.Flatten(), nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 9), nn.ReLU(), nn.Linear(9, 3)
+        ),
+        torch.rand(1, 1, 2, 2),
+    )
+    discovery = discover(network.eval(), example)
+    pairs, _ = similar(discovery.layers, connect(network, discovery, example), -1.0, 3)
+    assert torch.bincount(pairs[0]).max() <= 3
+
+
+def test_it_is_written_for_other_tools(tmp_path: Path) -> None:
+    discovery, connections = chain()
+    graph = build_graph(Graphing(similar=0.5), discovery.layers, connections, torch.arange(5.0)[:, None])
+    write_graph(graph, ["number"], discovery.layers, tmp_path / "graph.graphml")
+    told = networkx.read_graphml(tmp_path / "graph.graphml")
+    assert [told.nodes[node]["unit"] for node in told] == [
+        "first.0",
+        "first.1",
+        "first.2",
+        "second.0",
+        "second.1",
+    ]
+    assert [told.nodes[node]["number"] for node in told] == [0, 1, 2, 3, 4]
+    assert told.edges["1", "3"] == {"weight": 1.0, "kind": "between"}
+    assert told.number_of_edges() == 5
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for wrong in ({"strongest": 0}, {"neighbours": 0}, {"similar": 1.5}):
+        with pytest.raises(MethodError, match="graph"):
+            Graphing(**wrong)

@@ -1,0 +1,74 @@
+"""ONP as a repair: what is pruned where a trigger stands out, where none does, and without the extra."""
+
+import subprocess
+import sys
+from functools import cache
+
+import torch
+
+from planted import CLEAN, PLANTED, TARGET, Normed, found_units
+from secateur.expose import Inversion, LatentInversion, Succeeding, success_of
+from secateur.repair import ONP, Repair
+from secateur.repair.erasing import Erasing
+from secateur.repair.onp import Agent
+from secateur.units import all_units
+
+QUICK = Agent(hidden=8, evaluations=60, patience=40, rollout=16, batch_size=16, steps=6)
+SUCCEEDING = Succeeding(
+    Inversion(steps=50), Inversion(steps=100, rate=0.2), latent=LatentInversion(steps=30), starts=1
+)
+
+
+def method(**settings: object) -> ONP:
+    return ONP(erasing=Erasing(SUCCEEDING), polishing=None, agent=QUICK, **settings)
+
+
+@cache
+def repaired() -> Repair:
+    return method()(Normed(), CLEAN, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_backdoor_is_pruned() -> None:
+    result, network = repaired(), Normed()
+    units = list(all_units(found_units(network)[0].layers))
+    pruned = {units.index(scored.unit) for scored in result.recipe.units}
+    assert result.method == "onp"
+    assert result.outcome == "repaired"
+    assert pruned & {unit for unit in range(len(units)) if units[unit].index == PLANTED}
+    assert result.trigger is not None
+    assert result.trigger.label == TARGET
+    trigger = result.trigger.trigger
+    assert success_of(result.network, trigger, TARGET, CLEAN.choose, CLEAN.convention) < 0.1
+    assert {"building the graph", "erasing"} <= set(result.seconds)
+
+
+def test_the_same_seed_prunes_the_same() -> None:
+    again = method()(Normed(), CLEAN, generator=torch.Generator().manual_seed(3))
+    assert again.recipe == repaired().recipe
+    assert all(
+        torch.equal(value, again.network.state_dict()[name])
+        for name, value in repaired().network.state_dict().items()
+    )
+
+
+def test_without_trigger_and_label_nothing_is_pruned() -> None:
+    result = method()(Normed(strength=0.0), CLEAN, generator=torch.Generator().manual_seed(0))
+    assert not result.recipe.units
+    assert any("nothing was pruned" in note for note in result.notes)
+
+
+def test_without_the_extra_an_error_says_what_to_install() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch_geometric', 'sb3_contrib'): sys.modules[name] = None\n"
+        "from secateur.repair import create, methods\n"
+        "assert 'onp' in methods()\n"
+        "from secateur.errors import MissingExtraError\n"
+        "from secateur.repair.onp.extra import check_extra\n"
+        "try: check_extra()\n"
+        "except MissingExtraError as error: print(error)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == (
+        "ONP needs sb3_contrib, torch_geometric: install them with `pip install 'secateur[onp]'`\n"
+    )

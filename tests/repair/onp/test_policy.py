@@ -1,0 +1,92 @@
+"""The policy: its first choices, masks, and weights that belong to no node."""
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch_geometric.data import Data
+
+from secateur.repair.onp.policy import Encoder, GraphPolicy, Heads
+from secateur.repair.onp.settings import ConvolutionName
+
+NAMES: tuple[ConvolutionName, ...] = ("gcn", "sage", "gat", "none")
+
+
+def graph(nodes: int = 6, actions: int = 4) -> Data:
+    generator = torch.Generator().manual_seed(nodes)
+    action = torch.full((nodes,), -1)
+    action[:actions] = torch.arange(actions)
+    edges = torch.stack([torch.arange(nodes), torch.arange(nodes).roll(1)])
+    return Data(
+        x=torch.randn(nodes, 5, generator=generator),
+        edge_index=torch.cat([edges, edges.flip(0)], 1),
+        action=action,
+        prior=torch.linspace(-1, 2, actions),
+    )
+
+
+def space(actions: int) -> spaces.Dict:
+    return spaces.Dict({"pruned": spaces.Box(0, 1, (actions,)), "progress": spaces.Box(-1, 1, (3,))})
+
+
+def policy(known: Data, convolution: ConvolutionName = "sage") -> GraphPolicy:
+    torch.manual_seed(0)
+    actions = len(known.prior)
+    return GraphPolicy(
+        space(actions),
+        spaces.Discrete(actions + 1),
+        lambda _: 1e-3,
+        features_extractor_class=Heads,
+        features_extractor_kwargs={"graph": known, "hidden": 8, "layers": 2, "convolution": convolution},
+    )
+
+
+def state(pruned: list[float]) -> dict[str, torch.Tensor]:
+    return {"pruned": torch.tensor([pruned]), "progress": torch.tensor([[0.5, 0.2, 0.0]])}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_before_learning_the_prior_decides(name: ConvolutionName) -> None:
+    made = policy(graph(), name)
+    probabilities = made.get_distribution(state([0, 0, 0, 0])).distribution.probs[0]
+    expected = torch.tensor([-1.0, 0.0, 1.0, 2.0, 0.0]).softmax(0)
+    assert torch.allclose(probabilities, expected)
+    # What is preferred to be pruned is not preferred to be restored.
+    restored = made.get_distribution(state([0, 0, 0, 1])).distribution.probs[0]
+    assert torch.allclose(restored, torch.tensor([-1.0, 0.0, 1.0, -2.0, 0.0]).softmax(0))
+
+
+def test_what_is_masked_is_never_chosen() -> None:
+    made = policy(graph())
+    allowed = torch.tensor([[True, False, True, False, False]]).numpy()
+    chosen = made.get_distribution(state([0, 0, 0, 0]), allowed)
+    assert torch.allclose(chosen.distribution.probs[0, [1, 3, 4]], torch.zeros(3))
+    assert {int(chosen.get_actions()) for _ in range(50)} == {0, 2}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_fit_another_network(name: ConvolutionName) -> None:
+    small, large = policy(graph(), name), policy(graph(9, 7), name)
+    large.load_state_dict(small.state_dict())
+    assert large(state([0.0] * 7))[1].shape == (1, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_have_no_order(name: ConvolutionName) -> None:
+    torch.manual_seed(0)
+    encoder, known = Encoder(5, 8, 2, name).eval(), graph()
+    order = torch.randperm(6)
+    place = order.argsort()
+    told = encoder(known.x, known.edge_index)
+    moved = encoder(known.x[order], place[known.edge_index])
+    assert torch.allclose(moved, told[order], atol=1e-5)
+
+
+def test_messages_come_from_neighbours_alone() -> None:
+    known = graph()
+    changed = known.x.clone()
+    changed[3] += 1.0
+    for name in NAMES:
+        torch.manual_seed(0)
+        encoder = Encoder(5, 8, 1, name).eval()
+        moved = (encoder(changed, known.edge_index) - encoder(known.x, known.edge_index)).abs().sum(1) > 1e-6
+        assert moved.tolist() == [node in ({3} if name == "none" else {2, 3, 4}) for node in range(6)]
