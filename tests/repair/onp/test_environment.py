@@ -29,7 +29,7 @@ def test_worth_is_what_is_gone_less_what_it_costs() -> None:
     before = Measured(cost=0.0, strength=8.0, depth=8.0, success=1.0)
     half = Measured(cost=0.1, strength=3.0, depth=3.0, success=0.9)
     assert worth(before, before, 2.0) == 0
-    assert worth(half, before, 2.0) == pytest.approx(0.5 - 0.2)
+    assert worth(half, before, 2.0) == pytest.approx(1 - (0.5 + 0.9) / 2 - 0.2)
     assert worth(Measured(0.0, DEFEATED, -9.0, 0.0), before, 2.0) == 1
 
 

@@ -42,16 +42,21 @@ class State:
 
 
 def worth(now: Measured, before: Measured, price: float) -> float:
-    """Return the share of the triggers' strength that is gone, less the price of the clean divergence."""
-    left = (now.strength - DEFEATED) / max(before.strength - DEFEATED, FREE)
-    return 1 - left - price * now.cost
+    """Return what of the triggers is gone, strength and success alike, less the price of the divergence.
+
+    The strength falls with every unit that matters, long before any image is safe; once it is low, what is
+    left of it says less of the backdoor than the images on which a trigger still succeeds.
+    """
+    strength = (now.strength - DEFEATED) / max(before.strength - DEFEATED, FREE)
+    success = now.success / max(before.success, FREE)
+    return 1 - (strength + success) / 2 - price * now.cost
 
 
 class Pruning(gymnasium.Env[Observation, np.int64]):
     """Prune or restore a group of units at each step, or stop.
 
-    The worth of a state is the part of the triggers' strength that is gone, less a price for each nat by
-    which clean answers diverge from those of the network as it came. The reward is what a step adds to it, so
+    The worth of a state is what of the triggers is gone, less a price for each nat by which clean answers
+    diverge from those of the network as it came. The reward is what a step adds to it, so
     that an episode's rewards sum to what it has changed. All of it is seen by a defender.
 
     Parameters

@@ -71,7 +71,7 @@ class Agent:
     candidates: int = 256
     steps: int = 16
     undone: float = 0.4
-    price: float = 2.5
+    price: float = 0.5
     preference: float = 3.0
     rollout: int = 128
     epochs: int = 6
