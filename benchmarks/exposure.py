@@ -329,33 +329,41 @@ def table(cells: dict[str, Any]) -> str:
                 for what in ("strength", "success", "overlap", "overlap_anywhere", "seconds")
             ]
             lines.append(f"| `{name}` | " + " | ".join([*told, scores, *numbers]) + " |")
-    lines += ["", "| network | ACC | ASR | ACC after | ASR after | pruned | s |", "| --- " * 7 + "|"]
+    lines += [
+        "",
+        "| network | ACC | ASR | ACC after | ASR after | ACC unpolished | ASR unpolished | pruned | s |",
+        "| --- " * 9 + "|",
+    ]
     for name in subjects:
         if found := of(name, "repair"):
             before = cells[f"{name}|before"]
+            plain = [f.get("unpolished", f) for f in found]
             rates = [
                 middle([f[what] and 100 * f[what]["value"] for f in part])
-                for part in ([before], found)
+                for part in ([before], found, plain)
                 for what in ("acc", "asr")
             ]
             numbers = [middle([f[what] for f in found]) for what in ("pruned", "seconds")]
             lines.append(f"| `{name}` | " + " | ".join([*rates, *numbers]) + " |")
-    lines += [
-        "",
-        "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap | "
-        "anywhere |",
-        "| --- " * 8 + "|",
-    ]
-    for name in subjects:
+    recovering = [name for name in subjects if of(name, "recovery")]
+    if recovering:
+        lines += [
+            "",
+            "| network | patch inverted on it | pixels | anomaly | smallest label | success | overlap | "
+            "anywhere |",
+            "| --- " * 8 + "|",
+        ]
+    for name in recovering:
         found = of(name, "recovery")
-        for stage in found[0] if found else ():
+        for stage in found[0]:
             at = [value[stage] for value in found if stage in value]
             numbers = [middle([one[what] for one in at]) for what in ("norm", "anomaly")]
             labels = ", ".join(sorted({str(one["smallest"]) for one in at}))
             rates = [middle([one[what] for one in at]) for what in ("success", "overlap", "overlap_anywhere")]
             lines.append(f"| `{name}` | {stage} | " + " | ".join([*numbers, labels, *rates]) + " |")
     kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before", "recovery"})
-    lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+    if kinds:
+        lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
     for name in subjects:
         row = [middle([value["area"]["value"] for value in of(name, kind)]) for kind in kinds]
         if any(row):
