@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo    repair the embedded specimen and write a report (two minutes at most)"
 	@echo "make test    lint, types, import contract, tests"
-	@echo "make table   measure the README's table again (needs ../shared; about an hour)"
+	@echo "make table   measure what is missing of the README's table for preset paper (needs ../shared)"
 	@echo "make clean   remove the environment and caches"
 
 env: $(READY)

@@ -1,11 +1,12 @@
 """Measure repairs on the third-party checkpoints: the README's table.
 
-    python benchmarks/checkpoints.py [--methods before paper default] [--only NAME ...] [--seeds 0 1 2]
+    python benchmarks/checkpoints.py [--only NAME ...] [--seeds 0 1 2]
 
 Every cell is one repair from 500 clean training images, measured afterwards on the test images (ACC on all of
 them, ASR on those of other classes than the target). Results go to ``benchmarks/results/checkpoints.json``
 after every cell; cells that are there already are not measured again unless ``--fresh`` is given.
-The repairs see no trigger: it is read after they have returned.
+The repairs see no trigger: it is read after they have returned. The default is not measured here: the table
+takes it from ``exposure.json``, where it repairs with what a scan exposed.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from secateur.units import prune
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "checkpoints.json"
 SHARED = HERE.parents[1] / "shared"
-PRESETS = ("paper", "default")
+EXPOSURE = HERE / "results" / "exposure.json"
+PRESETS = ("paper",)
 
 
 def load(card: dict, shared: Path) -> LoadedModel:
@@ -105,10 +107,18 @@ def row(evaluation: Evaluation) -> dict:
     return {"acc": cell(evaluation.acc), "asr": cell(evaluation.asr), "ra": cell(evaluation.ra)}
 
 
+def with_default(cells: dict) -> dict:
+    """Return the cells and those of the default, with what scans exposed."""
+    exposed = json.loads(EXPOSURE.read_text())["cells"] if EXPOSURE.is_file() else {}
+    return cells | {
+        key.replace("|repair|", "|default|"): cell for key, cell in exposed.items() if "|repair|" in key
+    }
+
+
 def table(cells: dict) -> str:
     """Render the median over seeds, with the range, as Markdown."""
     names = list(dict.fromkeys(key.split("|")[0] for key in cells))
-    columns = ("before", *PRESETS)
+    columns = ("before", *PRESETS, "default")
     lines = ["| checkpoint | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for name in names:
         shown = []
@@ -184,7 +194,7 @@ def main() -> None:
                     pruned = unpolished(result, load(card, options.shared).network)
                     value["unpolished"] = row(measure(pruned, card, options.limit, options.shared))
                 keep(key, value)
-    print(table(cells))
+    print(table(with_default(cells)))
 
 
 if __name__ == "__main__":
