@@ -108,10 +108,13 @@ def row(evaluation: Evaluation) -> dict:
 
 
 def with_default(cells: dict) -> dict:
-    """Return the cells and those of the default, with what scans exposed."""
+    """Return the cells and those of the default for the same networks, with what scans exposed."""
     exposed = json.loads(EXPOSURE.read_text())["cells"] if EXPOSURE.is_file() else {}
+    names = {key.split("|")[0] for key in cells}
     return cells | {
-        key.replace("|repair|", "|default|"): cell for key, cell in exposed.items() if "|repair|" in key
+        key.replace("|repair|", "|default|"): cell
+        for key, cell in exposed.items()
+        if "|repair|" in key and key.split("|")[0] in names
     }
 
 

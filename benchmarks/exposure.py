@@ -1,6 +1,7 @@
 """Measure what a network reveals, labels, triggers and samples, and what a repair makes of it.
 
     python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--parts repair recovery detectors]
+        [--detectors NAME ...]
     python benchmarks/exposure.py --table
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test

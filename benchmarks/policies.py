@@ -30,10 +30,10 @@ from secateur.expose import Case, Exposed, Found
 from secateur.files import atomic_path, write_text
 from secateur.progress import Silent
 from secateur.repair import RNP
-from secateur.repair.erasing import Erased, Improving
+from secateur.repair.erasing import Erased, Erasing, Improving
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.dominance import Dominance
-from secateur.repair.onp.environment import KEPT, Pruning, State, worth
+from secateur.repair.onp.environment import KEPT, Pruning, State, worths
 from secateur.repair.onp.learning import learn
 from secateur.repair.onp.search import Searching
 from secateur.repair.rnp import Chosen
@@ -44,8 +44,7 @@ RESULTS = HERE / "results" / "policies.json"
 FIGURE = HERE.parent / "docs" / "images" / "policies.png"
 GRADIENT = 3
 """Evaluations that a gradient counts for: a pass forward and one back."""
-SUCCESS, CANDIDATES, TAKEN = 0.01, 32, 2
-"""As in `Erasing`."""
+ERASING = Erasing()
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,11 @@ class Problem:
         """Number of units."""
         return self.case.discovery.total
 
-    def environment(self, trials: Trials | None = None) -> Pruning:
+    def environment(self) -> Pruning:
         """Return an environment of all units, in which nothing was visited."""
         agent = self.agent
         return Pruning(
-            trials or self.trials,
+            self.trials,
             [[unit] for unit in range(self.total)],
             self.total,
             price=agent.price,
@@ -160,35 +159,27 @@ def greedy(given: Problem, environment: Pruning, limit: int) -> None:
     """Take out the best of the units with the steepest slopes, as erasing does."""
     pruned: frozenset[int] = frozenset()
     now = environment.visit(pruned)
-    while now.measured.success > SUCCESS and environment.evaluations < limit and len(pruned) < given.most:
-        slopes = given.trials.slopes(environment.mask(pruned))
-        environment.evaluations += GRADIENT
-        slopes[sorted(pruned)] = -torch.inf
-        worths = []
-        for unit in slopes.argsort(descending=True, stable=True)[:CANDIDATES].tolist():
-            trial = environment.visit(pruned | {unit}).measured
-            if trial.strength < now.measured.strength:
-                cost = max(trial.cost - now.measured.cost, 0) + 0.002
-                worths.append(((now.measured.strength - trial.strength) / cost, unit))
-        if not worths:
+    while now.measured.success > ERASING.success and environment.evaluations < limit:
+        flat = environment.mask(pruned)
+        slopes = given.trials.slopes(flat)
+        tried = min(ERASING.candidates, int(flat.sum()))
+        environment.evaluations += GRADIENT + tried
+        taken = given.trials.best(flat, slopes, candidates=tried, taken=ERASING.taken)
+        if not taken or len(pruned) + len(taken) > given.most:
             break
-        pruned |= {unit for _, unit in sorted(worths, reverse=True)[:TAKEN]}
+        pruned |= set(taken)
         now = environment.visit(pruned)
 
 
-def along(order: Tensor) -> Callable[[Problem, int], tuple[list[State], list[Any]]]:
+def along(given: Problem, order: Tensor) -> tuple[list[State], list[Any]]:
     """Prune the first units of an order, one more each time."""
-
-    def search(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
-        environment = given.environment()
-        units = order.tolist()
-        curve = Curve(environment)
-        for count in range(1, min(given.most, given.agent.evaluations) + 1):
-            environment.visit(frozenset(units[:count]))
-            curve.look()
-        return environment.best, curve.points
-
-    return search
+    environment = given.environment()
+    units = order.tolist()
+    curve = Curve(environment)
+    for count in range(1, min(given.most, given.agent.evaluations) + 1):
+        environment.visit(frozenset(units[:count]))
+        curve.look()
+    return environment.best, curve.points
 
 
 class Curve:
@@ -280,11 +271,11 @@ SEARCHES: dict[str, tuple[str, Search]] = {
         lambda given, seed: agent(given, seed, trials=given.pointed) if given.pointed else ([], []),
     ),
     "local": ("local search", local),
-    "mask": ("greedy by mask", lambda given, seed: along(masks_of(given).argsort(stable=True))(given, seed)),
+    "mask": ("greedy by mask", lambda given, seed: along(given, masks_of(given).argsort(stable=True))),
     "change": (
         "greedy by change",
-        lambda given, seed: along(given.searching.activity.change.argsort(descending=True, stable=True))(
-            given, seed
+        lambda given, seed: along(
+            given, given.searching.activity.change.argsort(descending=True, stable=True)
         ),
     ),
     "random": ("random policies", wandering),
@@ -293,27 +284,21 @@ SEARCHES: dict[str, tuple[str, Search]] = {
 
 def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seconds: float) -> dict[str, Any]:
     """Take the best state by held-out images, as ONP does, and measure it on test images."""
-    ones = torch.ones(given.total)
-
-    def settled(trials: Trials, pruned: frozenset[int]) -> float:
-        trials.settle(ones)
-        before = trials.now
-        flat = ones.clone()
-        flat[sorted(pruned)] = 0
-        trials.settle(flat)
-        return worth(trials.now, before, given.agent.price)
-
-    best = max(states[:KEPT], key=lambda state: settled(given.held, state.pruned))
+    ones, price = torch.ones(given.total), given.agent.price
+    choices = [state.pruned for state in states[:KEPT]]
+    held, best = max(
+        zip(worths(given.held, choices, ones, price), choices, strict=True), key=lambda pair: pair[0]
+    )
     units = list(all_units(given.case.discovery.layers))
     network = prune(
         given.subject.model.network,
         given.case.discovery.layers,
-        [units[unit] for unit in sorted(best.pruned)],
+        [units[unit] for unit in sorted(best)],
     )
     return given.subject.measure(network) | {
-        "worth": settled(given.trials, best.pruned),
-        "held": settled(given.held, best.pruned),
-        "pruned": len(best.pruned),
+        "worth": worths(given.trials, [best], ones, price)[0],
+        "held": held,
+        "pruned": len(best),
         "curve": [[count, round(value, 5)] for count, value in curve],
         "seconds": round(seconds, 1),
     }

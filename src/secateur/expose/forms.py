@@ -8,6 +8,7 @@ from torch import Tensor
 
 from secateur.data import Trigger
 
+Kind = Literal["patch", "additive"]
 OPAQUE = 2.0
 """Masks start nearly opaque, so that no pixel stays below the threshold of a unit that waits for it."""
 OUTLINE = 0.5
@@ -25,7 +26,7 @@ class Form(Protocol):
         What its triggers are.
     """
 
-    kind: "Kind"
+    kind: Kind
 
     def planes(self, channels: int) -> int:
         """Return how many planes of the image's size describe a trigger."""
@@ -58,7 +59,7 @@ class Patch:
     Its size is the sum of the mask over all pixels, in ``[0, H * W]`` (Neural Cleanse, equations 2 and 3).
     """
 
-    kind: "Kind" = "patch"
+    kind: Kind = "patch"
 
     def planes(self, channels: int) -> int:
         """Return one for the mask, and the pattern's."""
@@ -110,7 +111,7 @@ class Additive:
     image: blended, periodic or faint ones.
     """
 
-    kind: "Kind" = "additive"
+    kind: Kind = "additive"
 
     def planes(self, channels: int) -> int:
         """Return the pattern's."""
@@ -139,6 +140,5 @@ class Additive:
         return Trigger(torch.ones_like(pattern), pattern), float(torch.linalg.vector_norm(pattern))
 
 
-Kind = Literal["patch", "additive"]
 FormName = Literal["patch", "compact", "additive"]
 FORMS: Mapping[FormName, Form] = {"patch": Patch(), "compact": Compact(), "additive": Additive()}

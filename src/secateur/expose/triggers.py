@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from secateur.data import InputConvention, LabelledImages, Trigger
 from secateur.errors import MethodError
 from secateur.expose.descending import Descent, End, answers_without, of_others, wanted_classes
-from secateur.expose.forms import FORMS, FormName
+from secateur.expose.forms import FORMS, FormName, Kind
 from secateur.expose.unlearning import predict
 from secateur.models import Precision, check_precision, without_gradients
 from secateur.progress import Progress, Silent
@@ -27,7 +27,7 @@ CONSISTENT = 1.4826
 """Makes the median absolute deviation an estimate of a normal distribution's standard deviation."""
 ANOMALOUS = 3.0
 """A suspect's norm is so many deviations below the median."""
-FoundForm = Literal["patch", "additive", "shift", "outlasting"]
+FoundForm = Literal[Kind, "shift", "outlasting"]
 SMALL: Mapping[FoundForm, float] = {"patch": 0.6, "additive": 0.6, "shift": 0.6, "outlasting": 0.85}
 """And at most this part of it; the multiples of outlasting triggers differ far less than sizes do."""
 FEWEST = 3
@@ -226,14 +226,13 @@ class Inversion:
         with without_gradients(network):
             begin = partial(Descent, self, network, learn, convention, classes, seed=seed, progress=progress)
             ends = self._halve(groups, begin, len(labels), progress)
-        found: dict[int | None, tuple[bool, float]] = {}
-        triggers: dict[int | None, InvertedTrigger] = {}
+        found: dict[int | None, tuple[tuple[bool, float], InvertedTrigger]] = {}
         for end in ends:
             trigger = self._judge(network, held_out, convention, end)
             place = not trigger.converged, float(FORMS[self.form].sizes(end.opened[None]))
-            if end.label not in found or place < found[end.label]:
-                found[end.label], triggers[end.label] = place, trigger
-        return tuple(triggers[label] for label in labels)
+            if end.label not in found or place < found[end.label][0]:
+                found[end.label] = place, trigger
+        return tuple(found[label][1] for label in labels)
 
     def _halve(
         self,

@@ -4,7 +4,7 @@ An episode begins at the best state found so far with some of its prunings undon
 to finish what is nearly right instead of finding the first units anew in every episode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,36 @@ def worth(now: Measured, before: Measured, price: float) -> float:
     return 1 - (strength + success) / 2 - price * now.cost
 
 
+def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, price: float) -> list[float]:
+    """Return what each choice of units is worth, as on images that it was not fitted to.
+
+    Parameters
+    ----------
+    trials
+        Measures choices.
+    choices
+        Positions of the units that are pruned.
+    flat
+        Masks of the network as it came, ``(total,)``, ones.
+    price
+        Of a nat.
+    """
+    trials.settle(flat)
+    before, found = trials.now, []
+    for pruned in choices:
+        masks = flat.clone()
+        masks[sorted(pruned)] = 0
+        trials.settle(masks)
+        found.append(worth(trials.now, before, price))
+    return found
+
+
 class Pruning(gymnasium.Env[Observation, np.int64]):
     """Prune or restore a group of units at each step, or stop.
 
     The worth of a state is what of the triggers is gone, less a price for each nat by which clean answers
-    diverge from those of the network as it came. The reward is what a step adds to it, so
-    that an episode's rewards sum to what it has changed. All of it is seen by a defender.
+    diverge from those of the network as it came. The reward is what a step adds to it, so that an episode's
+    rewards sum to what it has changed. All of it is seen by a defender.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ NAMES = (
     "depth",
 )
 """The features, in order."""
+CARRIED = NAMES.index("share of the trigger's margin")
 FARTHEST = 5.0
 """Standard deviations beyond which a feature says no more."""
 
@@ -40,12 +41,12 @@ def features(
     *,
     unlearned: nn.Module | None,
     masks: Tensor | None,
-    carried: Tensor,
 ) -> Tensor:
     """Return the features of all units, ``(total, len(NAMES))``, float32.
 
     But for the depth, each has mean 0 and standard deviation 1 within a layer, so that they mean the same in
-    every layer and network, and is cut at `FARTHEST`. What is not known is 0.
+    every layer and network, and is cut at `FARTHEST`. What is not known is 0, and so is the share of the
+    margin: it changes with the triggers, see `with_carried`.
 
     Parameters
     ----------
@@ -63,8 +64,6 @@ def features(
         The network after unlearning its clean task, if that was done.
     masks
         Mean masks of RNP's recovery, ``(total,)``, if there was one.
-    carried
-        Share of the trigger's margin, ``(total,)``.
     """
     before = feeding(network, layers, example)
     own = torch.cat([_own(network, layer, before.get(layer.name)) for layer in layers])
@@ -77,7 +76,7 @@ def features(
         torch.zeros(len(own)) if unlearned is None else _changes(network, unlearned, layers),
         torch.zeros(len(own)) if masks is None else masks.cpu(),
         activity.change.cpu().log1p(),
-        carried.cpu(),
+        torch.zeros(len(own)),
     ]
     parts = torch.split(torch.stack(columns, 1).float(), [layer.count for layer in layers])
     depths = torch.linspace(-1, 1, max(2, len(layers)))
@@ -87,6 +86,14 @@ def features(
             for part, depth in zip(parts, depths, strict=False)
         ]
     )
+
+
+def with_carried(known: Tensor, layers: Sequence[UnitLayer], carried: Tensor) -> Tensor:
+    """Return features with the share of the trigger's margin that each unit carries, ``(total,)``."""
+    parts = torch.split(carried.cpu().float()[:, None], [layer.count for layer in layers])
+    full = known.clone()
+    full[:, CARRIED] = torch.cat([_standardised(part) for part in parts])[:, 0]
+    return full
 
 
 def feeding(network: nn.Module, layers: Sequence[UnitLayer], example: Tensor) -> dict[str, nn.Module]:

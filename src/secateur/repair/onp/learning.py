@@ -79,7 +79,8 @@ def learn(
     progress
         Told about every step.
     """
-    chosen = _candidates(groups, prior, set(start), agent.candidates)
+    suspicion = torch.stack([prior[list(group)].mean() for group in groups])
+    chosen = _candidates(groups, suspicion, set(start), agent.candidates)
     environment = Pruning(
         trials,
         [groups[place] for place in chosen],
@@ -110,7 +111,7 @@ def learn(
             policy_kwargs={
                 "features_extractor_class": Heads,
                 "features_extractor_kwargs": {
-                    "graph": _known(graph, groups, chosen, prior, agent.preference),
+                    "graph": _known(graph, groups, chosen, suspicion[chosen], agent.preference),
                     "hidden": agent.hidden,
                     "layers": agent.layers,
                     "convolution": agent.convolution,
@@ -181,28 +182,25 @@ def _known(
     graph: Data,
     groups: Sequence[Sequence[int]],
     chosen: Sequence[int],
-    prior: Tensor,
+    suspicion: Tensor,
     preference: float,
 ) -> Data:
     """Return the graph with the action of each node, and the actions' prior."""
     action = torch.full((len(graph.x),), -1)
-    means = torch.empty(len(chosen))
     for number, place in enumerate(chosen):
         action[list(groups[place])] = number
-        means[number] = prior[list(groups[place])].mean()
-    scale = (means.max() - means.mean()).clamp_min(1e-9)
+    scale = (suspicion.max() - suspicion.mean()).clamp_min(1e-9)
     return Data(
         x=graph.x,
         edge_index=graph.edge_index,
         action=action,
-        prior=preference * (means - means.mean()) / scale,
+        prior=preference * (suspicion - suspicion.mean()) / scale,
     )
 
 
-def _candidates(groups: Sequence[Sequence[int]], prior: Tensor, start: set[int], count: int) -> list[int]:
+def _candidates(groups: Sequence[Sequence[int]], suspicion: Tensor, start: set[int], count: int) -> list[int]:
     """Return the groups to choose among: those of the start, and the most suspected."""
-    means = torch.stack([prior[list(group)].mean() for group in groups])
     first = {place for place, group in enumerate(groups) if start & set(group)}
-    order = means.argsort(descending=True, stable=True).tolist()
+    order = suspicion.argsort(descending=True, stable=True).tolist()
     others = [place for place in order if place not in first]
     return sorted([*first, *others[: max(0, count - len(first))]])

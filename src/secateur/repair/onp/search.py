@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -12,8 +13,8 @@ from secateur.expose import Case, Exposed
 from secateur.models import duplicate
 from secateur.repair.activity import activity
 from secateur.repair.choosing import network_inputs
-from secateur.repair.onp.environment import worth
-from secateur.repair.onp.features import features
+from secateur.repair.onp.environment import worths
+from secateur.repair.onp.features import features, with_carried
 from secateur.repair.onp.graph import build_graph
 from secateur.repair.onp.learning import learn
 from secateur.repair.onp.settings import Agent, Graphing
@@ -66,8 +67,7 @@ class Searching:
         grouped: bool,
         policy: dict[str, Tensor] | None = None,
     ) -> None:
-        self._case, self._unlearned = case, exposed.unlearned
-        self._graphing, self._agent, self._policy = graphing, agent, policy
+        self._case, self._agent, self._policy = case, agent, policy
         network, layers, clean = case.network, case.discovery.layers, case.clean
         device = next(network.parameters()).device
         self._connections = connect(network, case.discovery, case.example, strongest=graphing.strongest)
@@ -80,15 +80,25 @@ class Searching:
             changed=changed,
         )
         self.masks: Tensor | None = None
-        if self._unlearned is not None:
+        if exposed.unlearned is not None:
             self.masks = recovering(
-                duplicate(self._unlearned),
+                duplicate(exposed.unlearned),
                 layers,
                 clean.learn,
                 clean.convention,
                 generator=case.generator,
                 progress=case.progress,
             ).mean
+        known = features(
+            network,
+            layers,
+            case.example,
+            self._connections,
+            self.activity,
+            unlearned=exposed.unlearned,
+            masks=self.masks,
+        )
+        self._graph = build_graph(graphing, layers, self._connections, known)
         groups: dict[int, list[int]] = {}
         for unit, group in enumerate(self._connections.groups.tolist()):
             groups.setdefault(group if grouped else unit, []).append(unit)
@@ -114,9 +124,14 @@ class Searching:
         )
         self._policy = learned.policy
         self.learning.append(Learning(learned.evaluations, time.perf_counter() - start, learned.curve))
-        best = max(learned.states, key=lambda state: self._elsewhere(held, state.pruned))
+        choices = [state.pruned for state in learned.states]
+        flat = torch.ones(case.discovery.total, device=case.example.device)
+        _, best = max(
+            zip(worths(held, choices, flat, self._agent.price), choices, strict=True),
+            key=lambda pair: pair[0],
+        )
         # In the order of suspicion: a budget may cut the end off.
-        return sorted(best.pruned, key=lambda unit: (-float(carried[unit]), unit))
+        return sorted(best, key=lambda unit: (-float(carried[unit]), unit))
 
     def told(self, chosen: Chosen) -> Chosen:
         """Return what was chosen with how it was found."""
@@ -132,26 +147,7 @@ class Searching:
         )
 
     def graph(self, carried: Tensor) -> Data:
-        """Return the graph as the policy sees it; for `carried` see `features`."""
-        case = self._case
-        layers = case.discovery.layers
-        known = features(
-            case.network,
-            layers,
-            case.example,
-            self._connections,
-            self.activity,
-            unlearned=self._unlearned,
-            masks=self.masks,
-            carried=carried,
-        )
-        return build_graph(self._graphing, layers, self._connections, known)
-
-    def _elsewhere(self, held: Trials, pruned: frozenset[int]) -> float:
-        """Return the worth of a choice on other images than those it was fitted to."""
-        flat = torch.ones(self._case.discovery.total, device=next(self._case.network.parameters()).device)
-        held.settle(flat)
-        before = held.now
-        flat[sorted(pruned)] = 0
-        held.settle(flat)
-        return worth(held.now, before, self._agent.price)
+        """Return the graph as the policy sees it, with the share of the margin that each unit carries."""
+        graph = copy(self._graph)
+        graph.x = with_carried(graph.x, self._case.discovery.layers, carried)
+        return graph
