@@ -45,6 +45,8 @@ FIGURE = HERE.parent / "docs" / "images" / "policies.png"
 GRADIENT = 3
 """Evaluations that a gradient counts for: a pass forward and one back."""
 ERASING = Erasing()
+TRIES = 10
+"""Changes for each evaluation, at most: around a best choice that stays, local search soon knows all."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,9 @@ def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     curve = Curve(environment)
     source = random.Random(seed)
     suspects = given.carried.argsort(descending=True, stable=True)[: given.agent.candidates].tolist()
-    while environment.evaluations < given.agent.evaluations:
+    for _ in range(TRIES * given.agent.evaluations):
+        if environment.evaluations >= given.agent.evaluations:
+            break
         best = environment.best[0].pruned
         several = source.sample([*suspects, *best], source.choice((1, 1, 2)))
         changed = best ^ frozenset(several)
