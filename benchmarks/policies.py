@@ -30,13 +30,13 @@ from secateur.expose import Case, Exposed, Found
 from secateur.files import atomic_path, write_text
 from secateur.progress import Silent
 from secateur.repair import RNP
+from secateur.repair.chosen import Chosen
 from secateur.repair.erasing import Erased, Erasing, Improving
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.dominance import Dominance
 from secateur.repair.onp.environment import KEPT, Pruning, State, worths
 from secateur.repair.onp.learning import learn
 from secateur.repair.onp.search import Searching
-from secateur.repair.rnp import Chosen
 from secateur.repair.trials import Trials
 from secateur.units import all_units, prune
 

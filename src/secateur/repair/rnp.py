@@ -27,45 +27,22 @@ from secateur.expose import (
 from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
-from secateur.repair.erasing import Erased, Erasing, Improving
+from secateur.repair.chosen import Chosen
+from secateur.repair.erasing import Erasing, Improving
 from secateur.repair.keeping import Polished, polish
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
 from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
-from secateur.repair.result import Learning, Repair
+from secateur.repair.result import Repair
 from secateur.repair.silencing import Silencing
 from secateur.repair.walking import Limits, Walk
-from secateur.units import Recipe, ScoredUnit, Unit, all_units, prune
+from secateur.units import Recipe, ScoredUnit, all_units, prune
 
 LOSS_PER_POINT = 5.0
 """Nats of learning loss that may be lost for each unit of the accuracy budget."""
 
 SOUGHT = "Units that carry it were looked for."
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Which units to prune, and what that rests on.
-
-    Attributes
-    ----------
-    choice
-        The units, and how far along them to prune.
-    scores
-        ``(total,)`` in ``[0, 1]``, low is suspicious.
-    erased
-        What erasing triggers did, where one was found.
-    learning, joined
-        See `Repair`.
-    """
-
-    choice: Choice
-    scores: Tensor
-    erased: Erased | None = None
-    learning: tuple[Learning, ...] = ()
-    joined: tuple[tuple[Unit, Unit], ...] = ()
-
 
 PAPER: dict[str, object] = {
     "unlearning": Unlearning(passes=21),

@@ -11,13 +11,14 @@ from torch import nn
 
 from secateur.expose import Case, Exposed, Found
 from secateur.repair.choosing import Choice, HeldOut
+from secateur.repair.chosen import Chosen
 from secateur.repair.erasing import Improving
 from secateur.repair.notes import nothing_small
 from secateur.repair.onp.dominance import Dominance
 from secateur.repair.onp.extra import check_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
-from secateur.repair.rnp import RNP, Chosen
+from secateur.repair.rnp import RNP
 from secateur.repair.trials import DEFEATED, FREE, Shown, Trials
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from secateur.expose import Case, Exposed
 from secateur.models import duplicate
 from secateur.repair.activity import activity
 from secateur.repair.choosing import network_inputs
+from secateur.repair.chosen import Chosen
 from secateur.repair.onp.environment import worths
 from secateur.repair.onp.features import features, with_carried
 from secateur.repair.onp.graph import build_graph
@@ -20,7 +21,6 @@ from secateur.repair.onp.learning import learn
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.recovering import Recovering
 from secateur.repair.result import Learning
-from secateur.repair.rnp import Chosen
 from secateur.repair.trials import Shown, Trials
 from secateur.units import all_units, connect
 
