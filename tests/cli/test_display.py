@@ -55,3 +55,24 @@ def test_what_was_going_on_is_not_called_done_when_it_fails():
 
 def test_names_cannot_command_the_terminal():
     assert printable("a\x1b[2Jb\u202ec\N{NO-BREAK SPACE}é\n") == "a�[2Jb�c\N{NO-BREAK SPACE}é\n"
+
+
+def test_a_log_gets_every_figure_though_nothing_is_shown():
+    figures = []
+
+    class Log:
+        def add_scalar(self, tag, scalar_value, global_step):
+            figures.append((tag, scalar_value, global_step))
+
+    with display(quiet=True, log=Log()) as progress:
+        progress.start("in steps", 2)
+        progress.advance(accuracy=0.5, trigger=1.0)
+        progress.start("other", 1)
+        progress.advance()
+        progress.start("in steps", 2)
+        progress.advance(accuracy=0.25)
+    assert figures == [
+        ("in-steps/accuracy", 0.5, 1),
+        ("in-steps/trigger", 1.0, 1),
+        ("in-steps/accuracy", 0.25, 2),
+    ]

@@ -48,6 +48,18 @@ def test_json_is_the_report_and_nothing_else_is_on_standard_output(specimen, run
         assert report["outputs"][name] == sha256(tmp_path / name)
 
 
+def test_tensorboard_gets_the_figures_of_every_stage(specimen, run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = tmp_path / "log"
+    assert run(*specimen.repair(tmp_path / "out", *PRUNING, "--tensorboard", str(log), "--quiet"))[0] == 0
+    events = EventAccumulator(str(log))
+    events.Reload()
+    accuracy = [event.value for event in events.Scalars("unlearning/accuracy")]
+    assert accuracy[-1] < accuracy[0]
+    assert {tag.split("/")[0] for tag in events.Tags()["scalars"]} >= {"unlearning", "recovering", "choosing"}
+
+
 def test_quiet_prints_nothing(specimen, run, tmp_path):
     assert run(*specimen.repair(tmp_path, "--quiet")) == (0, "", "")
 

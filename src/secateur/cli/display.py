@@ -9,15 +9,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from secateur.cli.console import error_console, printable
-from secateur.progress import Progress, Silent
+from secateur.progress import Log, Logging, Progress, Silent
 
 HEARTBEAT_SECONDS = 30.0
 
 
 @contextmanager
-def display(*, quiet: bool, console: Console | None = None) -> Iterator[Progress]:
-    """Yield the progress that suits `console` (standard error by default); `quiet` shows nothing."""
-    console = console or error_console()
+def display(*, quiet: bool, console: Console | None = None, log: Log | None = None) -> Iterator[Progress]:
+    """Yield the progress that suits `console` (standard error by default).
+
+    `quiet` shows nothing; a `log` gets all figures, shown or not.
+    """
+    with _shown(console or error_console(), quiet=quiet) as progress:
+        yield Logging(progress, log) if log else progress
+
+
+@contextmanager
+def _shown(console: Console, *, quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield Silent()
     elif console.is_terminal:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.codes import INCONCLUSIVE
+from secateur.cli.logs import tensorboard as logging
 from secateur.cli.opening import DataChoice, ModelChoice
 from secateur.cli.options import (
     Architecture,
@@ -106,6 +107,14 @@ def repair(
             rich_help_panel=METHOD,
         ),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the figures of every step; needs secateur\\[tensorboard].",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     seed: Seed = 0,
     size: Size = None,
     channels: Channels = None,
@@ -136,7 +145,8 @@ def repair(
         threads,
         ("secateur", *context.find_root().obj),
     )
-    evidence = carry_out(request, tell=not (quiet or as_json), quiet=quiet)
+    with logging(tensorboard) as log:
+        evidence = carry_out(request, tell=not (quiet or as_json), quiet=quiet, log=log)
     if as_json:
         sys.stdout.write(json.dumps(evidence, indent=1, allow_nan=False) + "\n")
     if evidence["outcome"] == "inconclusive":

@@ -11,6 +11,7 @@ from secateur.cli.sampling import Sampling, measure_clean
 from secateur.cli.summary import show_summary
 from secateur.cli.writing import check_folder, published, save_weights
 from secateur.files import sha256, write_text
+from secateur.progress import Log
 
 if TYPE_CHECKING:
     from secateur.data import CleanData
@@ -67,7 +68,7 @@ class Request:
     command: tuple[str, ...]
 
 
-def carry_out(request: Request, *, tell: bool, quiet: bool) -> dict[str, Any]:
+def carry_out(request: Request, *, tell: bool, quiet: bool, log: Log | None = None) -> dict[str, Any]:
     """Repair and write the outputs; return the report's content.
 
     Parameters
@@ -76,6 +77,8 @@ def carry_out(request: Request, *, tell: bool, quiet: bool) -> dict[str, Any]:
         Whether to print the clean accuracy and the summary.
     quiet
         Whether to hide progress and warnings.
+    log
+        Gets the figures of every step.
     """
     check_folder(request.out, OUTPUTS, force=request.force)
     method = request.method.create()
@@ -88,7 +91,7 @@ def carry_out(request: Request, *, tell: bool, quiet: bool) -> dict[str, Any]:
 
     model.network.to(device)
     generator = torch.Generator().manual_seed(request.sampling.seed)
-    with display(quiet=quiet) as progress:
+    with display(quiet=quiet, log=log) as progress:
         repair = method(model.network, clean, generator=generator, progress=progress)
     repair = _for_checkpoint(repair, model)
 

@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli import parsing
 from secateur.cli.codes import INCONCLUSIVE
+from secateur.cli.logs import tensorboard as logging
 from secateur.cli.opening import prepare_device
 from secateur.cli.options import (
     ATTACK,
@@ -28,7 +29,7 @@ from secateur.cli.options import (
     Std,
     Threads,
 )
-from secateur.cli.specimens import logging, make_all
+from secateur.cli.specimens import make_all
 from secateur.cli.writing import check_folder
 from secateur.errors import InputError
 

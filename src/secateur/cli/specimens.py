@@ -1,7 +1,6 @@
 """Specimens made one after the other."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +9,16 @@ from rich.table import Table
 from secateur.cli.console import output_console, printable, say
 from secateur.cli.display import display
 from secateur.cli.summary import measured
-from secateur.errors import MissingExtraError
+from secateur.progress import Log
 
 if TYPE_CHECKING:
     from secateur.specimens import Data, SpecimenRecipe
-    from secateur.specimens.training import Log
 
 
 def make_all(
     jobs: "Mapping[Path, SpecimenRecipe]",
     device: str,
-    log: "Log | None",
+    log: Log | None,
     *,
     quiet: bool,
     force: bool,
@@ -59,25 +57,3 @@ def show(folder: Path, card: dict[str, Any]) -> None:
             table.add_row(name.upper(), measured(share["value"], share["low"], share["high"], share["n"]))
     table.add_row("card", printable(str(folder / "card.json")))
     output_console().print(table)
-
-
-@contextmanager
-def logging(folder: Path | None) -> "Iterator[Log | None]":
-    """Yield a writer for TensorBoard, None if no folder is given.
-
-    Raises
-    ------
-    MissingExtraError
-        TensorBoard is not installed.
-    """
-    if folder is None:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError(
-            "--tensorboard needs TensorBoard: pip install secateur[tensorboard]"
-        ) from error
-    with SummaryWriter(str(folder)) as writer:
-        yield writer

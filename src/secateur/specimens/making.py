@@ -19,11 +19,11 @@ from secateur.errors import InputError
 from secateur.evaluation import evaluate
 from secateur.files import sha256, write_text
 from secateur.models import LoadedModel, check_convention, load_model, resolve, write_weights
-from secateur.progress import Progress, Silent
+from secateur.progress import Log, Progress, Silent
 from secateur.specimens.card import circumstances, judge, numbers, versions
 from secateur.specimens.images import TrainingImages, read_images
 from secateur.specimens.recipe import WEIGHTS, SpecimenRecipe
-from secateur.specimens.training import Lesson, Log, Share, train
+from secateur.specimens.training import Lesson, Share, train
 
 TRIGGER, CARD = "trigger.safetensors", "card.json"
 UNFINISHED = ".unfinished"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,20 +17,13 @@ from secateur.attacks.attack import as_float
 from secateur.data import InputConvention, Stamping
 from secateur.errors import InputError, MethodError
 from secateur.models import Precision, autocast, check_precision
-from secateur.progress import Progress, Silent
+from secateur.progress import Log, Progress, Silent
 from secateur.specimens.state import read_state, write_state
 
 STEPS_BETWEEN_FIGURES = 20
 """Reading a figure waits for the device, so it is not done at every step."""
 SEEDS_BETWEEN_EPOCHS = 1_000_003
 """Keeps dropout of one epoch from having the seed of another one."""
-
-
-class Log(Protocol):
-    """Where figures of each epoch go, such as TensorBoard's SummaryWriter."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Take one figure."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Learning solves a planted problem, gives the same for the same seed, and touches no global generator."""
 
 import random
+import tempfile
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,3 +141,9 @@ def test_advantages_are_those_of_the_paper() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(MethodError):
         Agent(**wrong)
+
+
+def test_nothing_is_left_among_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    learned(replace(QUICK, evaluations=40))
+    assert not [found.name for found in tmp_path.iterdir() if found.name.startswith("SB3")]

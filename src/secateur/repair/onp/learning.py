@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -120,6 +121,8 @@ def learn(
         )
         if policy:
             learner.policy.load_state_dict(policy)
+        # Left alone it makes a folder for its own figures; those worth keeping go to the progress.
+        learner.set_logger(Logger(None, []))
         learner.learn(10**9, callback=watch)
     states = [
         State(
