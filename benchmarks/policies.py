@@ -31,9 +31,9 @@ from secateur.files import atomic_path, write_text
 from secateur.progress import Silent
 from secateur.repair import RNP
 from secateur.repair.chosen import Chosen
+from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erased, Erasing, Improving
 from secateur.repair.onp import Agent, Graphing
-from secateur.repair.onp.dominance import Dominance
 from secateur.repair.onp.environment import KEPT, Pruning, State, worths
 from secateur.repair.onp.learning import learn
 from secateur.repair.onp.search import Searching
@@ -131,16 +131,19 @@ def problem(subject: Subject, seed: int, agent: Agent) -> Problem | None:
         shift=method.shift,
         temperature=method.erasing.temperature,
     )
-    trials = tried_on(case.clean, erased.known)
-    label = exposed.labels.top if exposed.labels else None
-    pointed = None
-    if label is not None and exposed.unlearned is not None:
-        pointed = tried_on(case.clean, [Dominance(label, exposed.unlearned.requires_grad_(False))])
+    with Dominance.of(exposed, case.example) as dominance:
+        if dominance and dominance.label != found.label:
+            dominance = None
+        trials, held = (
+            tried_on(images, erased.known, pointed=dominance)
+            for images in (case.clean, replace(case.clean, learn=case.clean.choose))
+        )
+        pointed = tried_on(case.clean, [dominance]) if dominance else None
     return Problem(
         subject,
         case,
         trials,
-        tried_on(replace(case.clean, learn=case.clean.choose), erased.known),
+        held,
         pointed,
         Searching(
             case,

@@ -1,5 +1,6 @@
 """Erasing takes out the units that carry a trigger, and those only, until no other is cheap."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -8,15 +9,19 @@ import torch
 from torch import nn
 
 from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
+from secateur.data import example_input
 from secateur.errors import MethodError
-from secateur.expose import Succeeding, success_of
+from secateur.expose import Exposed, Findings, Inversion, LabelScores, Succeeding, success_of
 from secateur.progress import Silent
+from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erased, Erasing
 from secateur.repair.trials import DEFEATED
 from secateur.units import prune
 
 
-def erase(network: nn.Module, budget: float = 0.02, **settings: object) -> Erased:
+def erase(
+    network: nn.Module, budget: float = 0.02, pointed: Dominance | None = None, **settings: object
+) -> Erased:
     network.requires_grad_(False)
     found = corner()
     others = [replace(found, label=label, norm=10.0) for label in range(CLASSES) if label != TARGET]
@@ -30,6 +35,7 @@ def erase(network: nn.Module, budget: float = 0.02, **settings: object) -> Erase
         shift=True,
         generator=torch.Generator().manual_seed(0),
         progress=Silent(),
+        pointed=pointed,
     )
 
 
@@ -58,7 +64,9 @@ def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
 
 def test_one_trigger_is_followed_by_others_while_they_are_doubtful() -> None:
     # Without a limit on what is doubtful, whatever turns the images to the label is erased as well.
-    erased = erase(Planted(), share=0.5, succeeding=Succeeding(doubtful=1.0), budget=1.0)
+    scattered = Inversion(steps=400, rate=0.2, batch_size=16)
+    succeeding = Succeeding(doubtful=1.0, inversion=scattered)
+    erased = erase(Planted(), share=0.5, succeeding=succeeding, budget=1.0)
     assert len(erased.triggers) > 2
     assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
 
@@ -82,6 +90,35 @@ def test_scores_are_the_shares_of_the_margin_by_hand() -> None:
     assert scores[CLASSES].item() == pytest.approx(1 - 19 / (38 + 0.8 - 6.4 - DEFEATED), abs=0.01)
     assert scores[CLASSES] == scores[CLASSES + 1]
     assert scores[-SPARE:].tolist() == [1.0] * SPARE
+
+
+def test_what_only_the_unlearned_network_shows_is_taken_as_well() -> None:
+    network = Planted()
+    dormant = network.hidden.out_features - 1
+    with torch.no_grad():
+        network.answer.weight[TARGET, dormant] = 1.0
+    unlearned = deepcopy(network).requires_grad_(False)
+    unlearned.hidden.bias[dormant] = 20.0
+    shown = Dominance(TARGET, unlearned)
+    assert dormant not in erase(network, share=0.5).choice.pruned
+    assert set(erase(network, share=0.5, pointed=shown).choice.pruned) == {*BACKDOOR, dormant}
+
+
+def test_the_unlearned_network_shows_the_label_that_dominates() -> None:
+    def exposed(label: int | None, unlearned: nn.Module | None) -> Exposed:
+        gained = tuple(0.9 if k == label else 0.0 for k in range(CLASSES))
+        return Exposed(None, unlearned, Findings(None, ()), {}, (), LabelScores(gained, None))
+
+    network = nn.Sequential(Planted(), nn.Softmax(1))
+    example = example_input(CONVENTION)
+    with Dominance.of(exposed(2, network), example) as found:
+        assert found is not None
+        assert (found.label, found.unlearned) == (2, network)
+        assert torch.equal(network(example), network[0](example))
+    assert float(network(example).sum()) == pytest.approx(1)
+    for nothing in (exposed(None, network), exposed(2, None)):
+        with Dominance.of(nothing, example) as found:
+            assert found is None
 
 
 def test_no_more_than_the_share_is_taken() -> None:

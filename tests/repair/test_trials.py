@@ -1,11 +1,14 @@
 """Trials tell what taking out units does to a trigger at work and to clean answers."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from planted import BACKDOOR, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
 from secateur.expose import images_of_others
+from secateur.repair.dominance import Dominance
 from secateur.repair.trials import DEFEATED, FREE, Trials
 
 
@@ -17,16 +20,47 @@ def trials(network: nn.Module) -> tuple[Trials, torch.Tensor]:
     return tried, masks
 
 
-def test_with_all_units_the_margin_is_that_of_the_network() -> None:
-    network = Planted()
-    tried, _ = trials(network)
+def margin(network: nn.Module) -> float:
     stamped = corner().trigger.stamp(images_of_others(CLEAN.learn, TARGET))
     outputs = network(CONVENTION.normalise(stamped))
     others = torch.cat([outputs[:, :TARGET], outputs[:, TARGET + 1 :]], 1).max(1).values
+    return float((outputs[:, TARGET] - others).mean())
+
+
+def test_the_strength_is_what_is_left_of_the_margin() -> None:
+    network = Planted()
+    tried, masks = trials(network)
     assert tried.now.cost == pytest.approx(0, abs=1e-6)
     assert tried.now.success == 1
-    assert tried.now.depth == pytest.approx(float((outputs[:, TARGET] - others).mean()), abs=1e-4)
-    assert tried.now.strength == pytest.approx(tried.now.depth)
+    assert (tried.now.strength, tried.now.depth) == (pytest.approx(1), pytest.approx(1))
+    whole = margin(network)
+    masks[min(BACKDOOR)] = 0
+    tried.settle(masks)
+    with torch.no_grad():
+        network.answer.weight[TARGET, min(BACKDOOR)] = 0
+    left = (margin(network) - DEFEATED) / (whole - DEFEATED)
+    assert 0 < left < 1
+    assert tried.now.depth == pytest.approx(left, abs=1e-4)
+    assert tried.now.strength == pytest.approx(left, abs=1e-4)
+
+
+def test_what_unlearning_points_to_weighs_as_much_as_the_triggers_however_sure_it_is() -> None:
+    network = Planted().requires_grad_(False)
+    sure = deepcopy(network)
+    sure.hidden.bias[-1] = 500.0
+    sure.answer.weight[TARGET, -1] = 1.0
+    layers, masks = found_units(network)[0].layers, torch.ones(len(found_units(network)[1]))
+    pointed = Dominance(TARGET, sure)
+    tried = Trials(
+        network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
+    )
+    assert tried.now.strength == pytest.approx(1)
+    masks[-1] = 0
+    tried.settle(masks)
+    assert tried.now.strength == pytest.approx(0.5, abs=0.05)
+    masks[list(BACKDOOR)] = 0
+    tried.settle(masks)
+    assert tried.now.strength == pytest.approx(0, abs=0.05)
 
 
 def test_the_best_units_are_those_of_the_backdoor() -> None:
@@ -37,8 +71,8 @@ def test_the_best_units_are_those_of_the_backdoor() -> None:
     tried.settle(masks)
     assert tried.now.success == 0
     assert tried.now.cost == pytest.approx(0, abs=1e-6)
-    assert tried.now.strength == pytest.approx(DEFEATED)
-    assert tried.now.depth < DEFEATED
+    assert tried.now.strength == pytest.approx(0)
+    assert tried.now.depth < 0
 
 
 def test_the_labels_own_unit_comes_back() -> None:

@@ -46,8 +46,10 @@ class Succeeding:
         The same for one that may be what is left of a backdoor: no evidence, but reason to prune on.
     """
 
-    beside: Inversion = field(default_factory=lambda: Inversion(steps=200))
-    inversion: Inversion = field(default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16))
+    beside: Inversion = field(default_factory=lambda: Inversion(steps=200, form="compact"))
+    inversion: Inversion = field(
+        default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16, form="compact")
+    )
     changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
     latent: LatentInversion = field(default_factory=LatentInversion)
     outlasting: Outlasting = field(default_factory=Outlasting)

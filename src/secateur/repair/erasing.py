@@ -18,7 +18,7 @@ from secateur.errors import MethodError
 from secateur.expose import Found, Succeeding, Successors
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
-from secateur.repair.trials import DEFEATED, FREE, Trials
+from secateur.repair.trials import FREE, Shown, Trials
 from secateur.units import UnitLayer, all_units, prune
 
 UNITS_PER_GROUP = 1024
@@ -79,13 +79,15 @@ class Erased:
 class Erasing:
     """Take out the units that carry inverted triggers at the least cost to clean answers.
 
-    A trigger's strength is the mean margin of its label (of the best that changes the answer, if it has none)
-    over the best other one, on stamped learning images and no less than `DEFEATED` for each. The cost is the
+    A trigger's strength is what is left of the mean margin of its label (of the best that changes the answer,
+    if it has none) over the best other one, on stamped learning images, see `Measured`. The cost is the
     divergence of the pruned network's answers from those of the network as it came on clean images, both
     softened by `temperature` (its accuracy on images that it was trained on would not tell). Of the groups of
     units with the steepest gradient of the strength in their masks, `candidates` are taken out for trial; the
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
-    gradient is computed anew. Once the triggers fail, or no unit weakens them any more, units are put back
+    gradient is computed anew. Where unlearning points to the same label, the unlearned network counts like a
+    trigger, on as many images as all triggers together: it knows the planted one, of which those inverted are
+    only likenesses. Once all of them fail, or no unit weakens them any more, units are put back
     that cost far more than the others for the margin that they take away. Then others are inverted on the
     pruned network, and so on, while any is cheap and once if any is doubtful, for at most `rounds` rounds.
 
@@ -141,6 +143,7 @@ class Erasing:
         shift: bool,
         generator: torch.Generator,
         progress: Progress,
+        pointed: Shown | None = None,
         improve: Improving | None = None,
     ) -> Erased:
         """Choose what to prune.
@@ -165,6 +168,8 @@ class Erasing:
             Decides how triggers are inverted again.
         progress
             Told about every step.
+        pointed
+            What unlearning points to, if that is the label of `found`.
         improve
             Goes on from the units that each round comes to.
         """
@@ -186,11 +191,13 @@ class Erasing:
             generator=generator,
             progress=progress,
         )
+
         tried_on = partial(
             Trials,
             network,
             layers,
             flat=flat,
+            pointed=pointed,
             group=group,
             shift=shift,
             temperature=self.temperature,
@@ -213,7 +220,7 @@ class Erasing:
             progress.start("erasing", math.ceil(most / (self.taken * group)))
             while trials.now.success > self.success:
                 slopes = trials.slopes(flat)
-                carried = torch.maximum(carried, slopes / max(trials.now.strength - DEFEATED, FREE))
+                carried = torch.maximum(carried, slopes / max(trials.now.strength, FREE))
                 taken = trials.best(flat, slopes, candidates=self.candidates, taken=self.taken)
                 taken = taken[: most - len(kept)]
                 if not taken:
@@ -234,7 +241,7 @@ class Erasing:
             if improve:
                 held_out = tried_on(replace(clean, learn=clean.choose), erased)
                 kept = improve(trials, held_out, kept, carried, most=most)
-                flat = torch.ones_like(flat).index_fill_(0, torch.tensor(kept, device=flat.device), 0)
+                flat.fill_(1)[kept] = 0
             if set(kept) == before or held.point(flat, len(kept)).loss.low > self.overrun * budget:
                 break
         curve = held.curve(kept, self.taken * group)

@@ -28,6 +28,7 @@ from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice
 from secateur.repair.chosen import Chosen
+from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erasing, Improving
 from secateur.repair.keeping import Polished, polish
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
@@ -219,7 +220,7 @@ class RNP:
     def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
         """Choose the units that carry the trigger found and its successors."""
         findings = exposed.findings
-        with case.stage("erasing"):
+        with case.stage("erasing"), Dominance.of(exposed, case.example) as pointed:
             erased = self.erasing(
                 case.network,
                 case.discovery.layers,
@@ -230,6 +231,7 @@ class RNP:
                 shift=self.shift,
                 generator=case.generator,
                 progress=case.progress,
+                pointed=pointed if pointed and pointed.label == found.label else None,
                 improve=improve,
             )
         case.notes.append(found_note(findings.triggers, found, SOUGHT))

@@ -34,9 +34,11 @@ class Measured:
     cost
         Divergence of clean answers from those of the network as it came, in nats.
     strength
-        Mean margin of the triggers, of each image no less than `DEFEATED`.
+        What is left of the margins: 1 with all units, 0 with every image safe. Margins count from `DEFEATED`
+        on, those of triggers in parts of their mean with all units, and those of what unlearning points to in
+        parts of theirs: an unlearned network can be far surer than any trigger makes the network.
     depth
-        Mean margin without that limit.
+        The same of margins that are negative beyond that.
     success
         Share of stamped images on which a trigger succeeds.
     """
@@ -60,6 +62,17 @@ class Shown(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Triggers that are shown, each by a network, its batches and the answers wanted of them.
+
+    Their margins count in parts of `whole`.
+    """
+
+    shown: Sequence[tuple[nn.Module, list[Tensor], list[Tensor]]]
+    whole: float
+
+
 class Trials:
     """Clean images, and others that show triggers at work, on which groups of units are tried.
 
@@ -75,6 +88,8 @@ class Trials:
         For one label. Each image shows one of them.
     flat
         Masks to begin with, ``(total,)``.
+    pointed
+        What unlearning points to, for the same label; half of the images show that instead.
     group
         Units that are tried together.
     shift
@@ -91,6 +106,7 @@ class Trials:
         triggers: Sequence[Shown],
         flat: Tensor,
         *,
+        pointed: Shown | None = None,
         group: int,
         shift: bool,
         temperature: float,
@@ -102,23 +118,32 @@ class Trials:
         answers = answers_without(network, self._label, clean.learn, clean.convention)
         others = of_others(answers, self._label)
         every = max(1, len(images) // TRIED)
-        triggers = triggers[: len(others)]
-        self._memory = TRIAL_MEMORY // (1 + len(triggers))
+        parts = [(triggers, others)]
+        if pointed and len(others) > 1:
+            parts = [(triggers, others[::2]), ([pointed], others[1::2])]
+        self._memory = TRIAL_MEMORY // (2 + len(triggers))
         plain = self._replay(network, images[::every], clean, flat)
         self._count, classes = plain.outputs.shape
         self._targets = self._soft(plain.outputs)
         self._replays = [plain]
-        self._shown: list[tuple[nn.Module, list[Tensor], list[Tensor]]] = []
-        tried = [answers[::every]]
-        for start, trigger in enumerate(triggers):
-            turn = others[start :: len(triggers)]
-            changed, stamped = trigger.present(network, images[turn])
-            wanted = wanted_classes(self._label, answers[turn], classes).to(flat.device)
-            batches = network_inputs(stamped, clean.convention, flat.device)
-            self._shown.append((changed, batches, list(torch.split(wanted, len(batches[0])))))
-            self._replays.append(self._replay(changed, stamped[::every], clean, flat))
-            tried.append(answers[turn][::every])
+        self._shown: list[_Part] = []
+        tried, wholes = [answers[::every]], list[Tensor]()
+        for known, turns in parts:
+            shown, margins = list[tuple[nn.Module, list[Tensor], list[Tensor]]](), list[Tensor]()
+            for start, trigger in enumerate(known[: len(turns)]):
+                turn = turns[start :: min(len(known), len(turns))]
+                changed, stamped = trigger.present(network, images[turn])
+                wanted = wanted_classes(self._label, answers[turn], classes).to(flat.device)
+                batches = network_inputs(stamped, clean.convention, flat.device)
+                shown.append((changed, batches, list(torch.split(wanted, len(batches[0])))))
+                self._replays.append(self._replay(changed, stamped[::every], clean, flat))
+                tried.append(answers[turn][::every])
+                margins.append(_margins(self._replays[-1].outputs, wanted[::every]))
+            first = torch.cat(margins).clamp_min(DEFEATED) - DEFEATED
+            self._shown.append(_Part(shown, float(first.mean().clamp_min(FREE))))
+            wholes.append(torch.full_like(first, self._shown[-1].whole))
         self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
+        self._wholes = torch.cat(wholes)
         self._depth = self._measure(torch.cat([replay.outputs for replay in self._replays])).depth
         self.settle(flat)
 
@@ -133,12 +158,13 @@ class Trials:
         """Return the gradient of the strength in the masks of the units left, ``(total,)``, 0 for others."""
         masks = flat.clone().requires_grad_()
         total, count = torch.zeros_like(flat), 0
-        for network, batches, wanted in self._shown:
-            with masked(network, self._layers, masks, shift=self._shift):
-                for batch, goals in zip(batches, wanted, strict=True):
-                    margins = _margins(network(batch), goals).clamp_min(DEFEATED)
-                    total += torch.autograd.grad(margins.sum(), masks)[0]
-                    count += len(batch)
+        for part in self._shown:
+            for network, batches, wanted in part.shown:
+                with masked(network, self._layers, masks, shift=self._shift):
+                    for batch, goals in zip(batches, wanted, strict=True):
+                        margins = _margins(network(batch), goals).clamp_min(DEFEATED) / part.whole
+                        total += torch.autograd.grad(margins.sum(), masks)[0]
+                        count += len(batch)
         return flat * total / count
 
     def best(self, flat: Tensor, slopes: Tensor, *, candidates: int, taken: int) -> list[int]:
@@ -185,13 +211,13 @@ class Trials:
         answers = (outputs[: self._count] / self._temperature).log_softmax(1)
         cost = F.kl_div(answers, self._targets, reduction="batchmean")
         margins = _margins(outputs, self._wanted)[self._count :]
+        left, depth = ((part - DEFEATED) / self._wholes for part in (margins.clamp_min(DEFEATED), margins))
         hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
         success = hits[self._count :].mean()
         if self._label is None:
             # Of a trigger without a label, answers that change without it are no success.
             success = (success - hits[: self._count].mean()).clamp_min(0)
-        strength = margins.clamp_min(DEFEATED).mean()
-        return Measured(float(cost), float(strength), float(margins.mean()), float(success))
+        return Measured(float(cost), float(left.mean()), float(depth.mean()), float(success))
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)

@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, Planted, corner, found_units
 from secateur.repair.onp.environment import Pruning, worth
-from secateur.repair.trials import DEFEATED, Measured, Trials
+from secateur.repair.trials import Measured, Trials
 
 TOTAL = 9
 FIRST, SECOND = sorted(BACKDOOR)
@@ -26,11 +26,11 @@ def pruning(groups: Sequence[Sequence[int]] | None = None, *, steps: int = 6, mo
 
 
 def test_worth_is_what_is_gone_less_what_it_costs() -> None:
-    before = Measured(cost=0.0, strength=8.0, depth=8.0, success=1.0)
-    half = Measured(cost=0.1, strength=3.0, depth=3.0, success=0.9)
+    before = Measured(cost=0.0, strength=1.0, depth=1.0, success=1.0)
+    half = Measured(cost=0.1, strength=0.5, depth=0.5, success=0.9)
     assert worth(before, before, 2.0) == 0
     assert worth(half, before, 2.0) == pytest.approx(1 - (0.5 + 0.9) / 2 - 0.2)
-    assert worth(Measured(0.0, DEFEATED, -9.0, 0.0), before, 2.0) == 1
+    assert worth(Measured(0.0, 0.0, -9.0, 0.0), before, 2.0) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.repair.trials import DEFEATED, FREE, Measured, Trials
+from secateur.repair.trials import FREE, Measured, Trials
 
 Observation = dict[str, NDArray[np.float32]]
 KEPT = 16
@@ -47,9 +47,8 @@ def worth(now: Measured, before: Measured, price: float) -> float:
     The strength falls with every unit that matters, long before any image is safe; once it is low, what is
     left of it says less of the backdoor than the images on which a trigger still succeeds.
     """
-    strength = (now.strength - DEFEATED) / max(before.strength - DEFEATED, FREE)
     success = now.success / max(before.success, FREE)
-    return 1 - (strength + success) / 2 - price * now.cost
+    return 1 - (now.strength + success) / 2 - price * now.cost
 
 
 def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, price: float) -> list[float]:

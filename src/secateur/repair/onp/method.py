@@ -12,14 +12,14 @@ from torch import nn
 from secateur.expose import Case, Exposed, Found
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
+from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.notes import nothing_small
-from secateur.repair.onp.dominance import Dominance
 from secateur.repair.onp.extra import check_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
 from secateur.repair.rnp import RNP
-from secateur.repair.trials import DEFEATED, FREE, Shown, Trials
+from secateur.repair.trials import FREE, Shown, Trials
 
 if TYPE_CHECKING:
     from secateur.repair.onp.search import Searching
@@ -65,13 +65,21 @@ class ONP(RNP):
     def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
         """Take away what unlearning points to; without a dominant label there is nothing to learn from."""
         nothing = nothing_small(exposed.findings.triggers)
-        if exposed.labels is None or exposed.labels.label is None:
-            case.notes.append(
-                f"{nothing} Unlearning points to no label either: there is nothing to reward an agent for, "
-                "and nothing was pruned."
-            )
-            return self._choose_none(case)
-        pointed = Dominance(exposed.labels.label, unlearned.requires_grad_(False))
+        with Dominance.of(exposed, case.example) as pointed:
+            if pointed is not None:
+                chosen = self._follow(case, exposed, pointed)
+                case.notes.append(
+                    f"{nothing} Unlearning points to label {pointed.label}: units were looked for without "
+                    "which the unlearned network gives it to fewer images."
+                )
+                return chosen
+        case.notes.append(
+            f"{nothing} Unlearning points to no label either: there is nothing to reward an agent for, and "
+            "nothing was pruned."
+        )
+        return self._choose_none(case)
+
+    def _follow(self, case: Case, exposed: Exposed, pointed: Dominance) -> Chosen:
         searching = self._searching(case, exposed, pointed)
         layers, device = case.discovery.layers, case.example.device
         flat = torch.ones(case.discovery.total, device=device)
@@ -87,7 +95,7 @@ class ONP(RNP):
         )
         with case.stage("learning"):
             trials = tried_on(clean=case.clean)
-            carried = trials.slopes(flat) / max(trials.now.strength - DEFEATED, FREE)
+            carried = trials.slopes(flat) / max(trials.now.strength, FREE)
             kept = searching(
                 trials,
                 tried_on(clean=replace(case.clean, learn=case.clean.choose)),
@@ -97,10 +105,6 @@ class ONP(RNP):
             )
         held = HeldOut(case.network, layers, case.clean, shift=self.shift)
         choice = Choice.within(self._budget, kept, held.curve(kept, self.erasing.taken))
-        case.notes.append(
-            f"{nothing} Unlearning points to label {pointed.label}: units were looked for without which the "
-            "unlearned network gives it to fewer images."
-        )
         return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
 
     def _searching(self, case: Case, exposed: Exposed, found: Shown) -> "Searching":

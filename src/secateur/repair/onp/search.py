@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from secateur.expose import Case, Exposed
-from secateur.models import duplicate
+from secateur.models import duplicate, logits
 from secateur.repair.activity import activity
 from secateur.repair.choosing import network_inputs
 from secateur.repair.chosen import Chosen
@@ -81,14 +81,17 @@ class Searching:
         )
         self.masks: Tensor | None = None
         if exposed.unlearned is not None:
-            self.masks = recovering(
-                duplicate(exposed.unlearned),
-                layers,
-                clean.learn,
-                clean.convention,
-                generator=case.generator,
-                progress=case.progress,
-            ).mean
+            forgetful = duplicate(exposed.unlearned)
+            with logits(forgetful, case.example):
+                path = recovering(
+                    forgetful,
+                    layers,
+                    clean.learn,
+                    clean.convention,
+                    generator=case.generator,
+                    progress=case.progress,
+                )
+            self.masks = path.mean
         known = features(
             network,
             layers,

@@ -1,0 +1,53 @@
+"""The unlearned network as a witness of the backdoor: beside triggers, or in their place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor, nn
+
+from secateur.expose import Exposed
+from secateur.models import logits
+
+
+@dataclass(frozen=True)
+class Dominance:
+    """What unlearning points to: without its clean task, the network gives a label to most images.
+
+    An inverted trigger is not the planted one, and a network that defies the one may still obey the other.
+    What is left once the clean task is gone is the planted backdoor itself (RNP, section 3).
+
+    Attributes
+    ----------
+    label
+        That dominates.
+    unlearned
+        The network after unlearning its clean task, answering with logits.
+    """
+
+    label: int
+    unlearned: nn.Module
+
+    @classmethod
+    @contextmanager
+    def of(cls, exposed: Exposed, example: Tensor) -> Iterator[Self | None]:
+        """Yield what unlearning pointed to, None if no label dominates; meanwhile it answers with logits.
+
+        Parameters
+        ----------
+        exposed
+            What exposing the network revealed.
+        example
+            Network input, ``(1, C, H, W)``.
+        """
+        labels, unlearned = exposed.labels, exposed.unlearned
+        if labels is None or labels.label is None or unlearned is None:
+            yield None
+            return
+        with logits(unlearned.requires_grad_(False), example):
+            yield cls(labels.label, unlearned)
+
+    def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+        """Return the unlearned network, and the images as they are."""
+        return self.unlearned, images
