@@ -55,10 +55,11 @@ def test_what_unlearning_points_to_weighs_as_much_as_the_triggers_however_sure_i
         network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
     )
     assert tried.now.strength == pytest.approx(1)
-    masks[-1] = 0
+    masks[list(BACKDOOR)] = 0
     tried.settle(masks)
     assert tried.now.strength == pytest.approx(0.5, abs=0.05)
-    masks[list(BACKDOOR)] = 0
+    assert tried.now.success == 0
+    masks[-1] = 0
     tried.settle(masks)
     assert tried.now.strength == pytest.approx(0, abs=0.05)
 

@@ -85,9 +85,9 @@ class Erasing:
     softened by `temperature` (its accuracy on images that it was trained on would not tell). Of the groups of
     units with the steepest gradient of the strength in their masks, `candidates` are taken out for trial; the
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
-    gradient is computed anew. Where unlearning points to the same label, the unlearned network counts like a
-    trigger, on as many images as all triggers together: it knows the planted one, of which those inverted are
-    only likenesses. Once all of them fail, or no unit weakens them any more, units are put back
+    gradient is computed anew. Where unlearning points to the same label, half of the images are shown to the
+    unlearned network instead: it knows the planted trigger, of which those inverted are only likenesses. Once
+    the triggers fail, or no unit weakens them any more, units are put back
     that cost far more than the others for the margin that they take away. Then others are inverted on the
     pruned network, and so on, while any is cheap and once if any is doubtful, for at most `rounds` rounds.
 

@@ -77,8 +77,9 @@ class RNP:
     The default first inverts triggers for labels: patches for every one (of many, those with the larger
     patches are dropped early; of more than 100, only those that unlearning points to are tried), other kinds
     for at most 12: see `Search`. If one is anomalously small, the units that carry it, and triggers inverted
-    anew after them, are pruned: see `Erasing`, argued in ``docs/decisions/0003-erasing.md``, and what is left
-    is polished (``docs/decisions/0005-polishing.md``). If none is, masks decide, in five ways other than the
+    anew after them, are pruned, the unlearned network showing units beside them if it points to the same
+    label: see `Erasing`, argued in ``docs/decisions/0003-erasing.md`` and ``0006``. What is left is polished
+    (``docs/decisions/0005-polishing.md``). If none is, masks decide, in five ways other than the
     paper's (``docs/decisions/0001-rnp-default.md``):
 
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also

@@ -40,7 +40,7 @@ class Measured:
     depth
         The same of margins that are negative beyond that.
     success
-        Share of stamped images on which a trigger succeeds.
+        Share of stamped images on which a trigger succeeds; what unlearning points to does not count.
     """
 
     cost: float
@@ -142,6 +142,7 @@ class Trials:
             first = torch.cat(margins).clamp_min(DEFEATED) - DEFEATED
             self._shown.append(_Part(shown, float(first.mean().clamp_min(FREE))))
             wholes.append(torch.full_like(first, self._shown[-1].whole))
+        self._stamped = len(wholes[0])
         self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
         self._wholes = torch.cat(wholes)
         self._depth = self._measure(torch.cat([replay.outputs for replay in self._replays])).depth
@@ -213,7 +214,7 @@ class Trials:
         margins = _margins(outputs, self._wanted)[self._count :]
         left, depth = ((part - DEFEATED) / self._wholes for part in (margins.clamp_min(DEFEATED), margins))
         hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
-        success = hits[self._count :].mean()
+        success = hits[self._count : self._count + self._stamped].mean()
         if self._label is None:
             # Of a trigger without a label, answers that change without it are no success.
             success = (success - hits[: self._count].mean()).clamp_min(0)
