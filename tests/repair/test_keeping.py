@@ -165,7 +165,7 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
     images = torch.cat([learn.images, corner().trigger.stamp(learn.images)])
     labels = torch.cat([learn.labels, torch.full_like(learn.labels, TARGET)])
     poisoned = CleanData(LabelledImages(images, labels), CLEAN.choose, CONVENTION)
-    polishing = Polishing(passes=30, rate=0.02, moved=0.0, mixed=0.0, stamped=0.0, precision="float32")
+    polishing = Polishing(passes=30, rate=0.003, moved=0.0, mixed=0.0, stamped=0.0, precision="float32")
     units = [found_units(network)[1][k] for k in BACKDOOR]
 
     def attempt(clean: CleanData) -> tuple[Polished | None, list[str]]:
