@@ -87,9 +87,9 @@ class Erasing:
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
     gradient is computed anew. Where unlearning points to the same label, half of the images are shown to the
     unlearned network instead: it knows the planted trigger, of which those inverted are only likenesses. Once
-    the triggers fail, or no unit weakens them any more, units are put back
-    that cost far more than the others for the margin that they take away. Then others are inverted on the
-    pruned network, and so on, while any is cheap and once if any is doubtful, for at most `rounds` rounds.
+    the triggers fail, or no unit weakens them any more, units are put back that cost far more than the others
+    for the margin that they take away. Then others are inverted on the pruned network, and so on, while any
+    is cheap and once if any is doubtful, for at most `rounds` rounds.
 
     Attributes
     ----------
@@ -191,7 +191,6 @@ class Erasing:
             generator=generator,
             progress=progress,
         )
-
         tried_on = partial(
             Trials,
             network,
