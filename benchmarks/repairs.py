@@ -108,7 +108,6 @@ def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
         "pruned": len(pruned),
         "label": exposure.label if exposure else None,
         "share": exposure.share if exposure else None,
-        "dominance": exposure.dominance if exposure else None,
         "trigger": {"label": result.trigger.label, "norm": round(result.trigger.norm, 1)}
         if result.trigger
         else None,

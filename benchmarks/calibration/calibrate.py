@@ -32,12 +32,11 @@ from secateur.expose import (
     Findings,
     InvertedTrigger,
     Kind,
+    LabelScores,
     Scan,
     Search,
     Verdict,
     judge,
-    strongest,
-    witness,
 )
 from secateur.files import atomic_path, write_text
 from secateur.models import load_model
@@ -283,15 +282,15 @@ def judged(value: dict[str, Any]) -> Verdict:
             InvertedTrigger(label, NOTHING, norm, 1.0, converged, "patch" if kind == "change" else kind)
             for label, norm, converged in zip(labels, check["norms"], check["converged"], strict=True)
         )
-    last, told = looks.pop("outlasting", None), value["labels"]
-    dominant = told and told["score"] > DOMINANT
-    if dominant:
-        looks.pop("change", None)
-    standing = any(strongest(look)[0] > OPERATING_POINT for look in looks.values())
-    witnessed = witness(looks, told["label"], OPERATING_POINT) if dominant and not standing else None
-    if last:
-        looks["outlasting"] = last
-    return judge(Findings(None, (), looks, point=OPERATING_POINT, witnessed=witnessed))
+    told = value["labels"]
+    scores = None
+    if told:
+        gained = [0.0] * len(value["checks"]["patch"]["norms"])
+        gained[told["label"]] = told["score"]
+        scores = LabelScores(tuple(gained), None)
+        if scores.label is not None:
+            looks.pop("change", None)
+    return judge(Findings(None, (), looks, point=OPERATING_POINT, labels=scores))
 
 
 def strength(value: dict[str, Any]) -> float:

@@ -145,7 +145,7 @@ def test_a_polish_that_costs_accuracy_is_discarded() -> None:
 
 
 def test_without_a_trigger_nothing_is_polished_and_a_note_says_why() -> None:
-    result = repaired(GENTLE, search=None, dominance=None, threshold=1.0, spare=None, budget=0.5)
+    result = repaired(GENTLE, search=None, dominant=False, threshold=1.0, spare=None, budget=0.5)
     assert result.recipe.units
     assert result.tuned is None
     assert result.notes[-1] == "Not polished: no trigger stood out to check a polish against."

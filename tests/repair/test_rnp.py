@@ -89,6 +89,16 @@ def test_a_trigger_whose_units_cannot_be_pruned_is_not_nothing() -> None:
     assert any("weakens the trigger" in note for note in result.notes)
 
 
+def test_where_no_label_dominates_masks_prune_only_if_asked_to() -> None:
+    network, masks = Normed(strength=0.0), Recovering(passes=2)
+    settings = {"search": None, "recovering": masks, "threshold": 1.0, "spare": None}
+    left = RNP(**settings)(network, CLEAN)
+    assert (left.outcome, left.recipe.units) == ("nothing found", ())
+    assert torch.equal(left.scores, torch.ones(left.discovery.total))
+    assert any("points to no label" in note for note in left.notes)
+    assert RNP(dominant=False, budget=1.0, **settings)(network, CLEAN).recipe.units
+
+
 def test_the_preset_paper_prunes_the_norm_weights_whose_last_mask_is_low() -> None:
     result = repair(backdoored(), preset="paper", threshold=0.6)
     assert result.recipe.gamma_only
@@ -116,7 +126,6 @@ def test_a_network_without_units_is_refused() -> None:
         {"budget": 2.0},
         {"spare": -1.0},
         {"original": 2.0},
-        {"dominance": 0.0},
         {"share": 1.2},
     ],
 )

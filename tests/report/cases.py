@@ -18,10 +18,8 @@ from secateur.expose import (
     InvertedTrigger,
     LabelScores,
     LatentTrigger,
-    Verdict,
     judge,
 )
-from secateur.expose.searching import WITNESSED
 from secateur.models import LoadedModel
 from secateur.models.checkpoint import Checkpoint
 from secateur.repair.result import CurvePoint, Learning, Repair
@@ -221,16 +219,11 @@ SMALL = (30.0, 31.0, 28.0, 4.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
 LESS = (30.0, 31.0, 28.0, 20.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
 
 
-def make_witnessed() -> dict[str, Any]:
+def make_supported() -> dict[str, Any]:
     """Return the evidence of a scan whose patch is evidence only because unlearning points to its label."""
     found = patches(*LESS)
-    findings = Findings(None, found, {"patch": found})
-    first, *others = judge(findings).checks
-    assert first.strength is not None
-    strength = WITNESSED * first.strength
-    doubled = dataclasses.replace(first, strength=strength, witnessed=True)
-    verdict = Verdict("evidence", strength, findings.point, found[3], (doubled, *others))
-    return make_scan(findings, verdict=verdict, revealed=exposure(), class_names=CIFAR)
+    findings = Findings(found[3], found, {"patch": found}, labels=scored(score=0.4))
+    return make_scan(findings, revealed=exposure(), class_names=CIFAR)
 
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -294,7 +287,7 @@ SCANS: dict[str, Callable[[], dict[str, Any]]] = {
         revealed=exposure(),
         class_names=CIFAR,
     ),
-    "witnessed": make_witnessed,
+    "supported": make_supported,
     "outlasting": lambda: make_scan(
         Findings(
             outlasting(*GROWTH)[3],

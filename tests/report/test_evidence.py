@@ -29,7 +29,6 @@ from tests.report.cases import (
 )
 
 from secateur.expose import DOMINANT, Exposure, Findings, LabelScores
-from secateur.expose.searching import WITNESSED
 from secateur.report import wording
 from secateur.report.evidence import SCORE_BINS, histogram
 from secateur.report.frame import plain
@@ -311,15 +310,17 @@ def test_a_scan_tells_verdict_label_and_strength() -> None:
     assert situation("nothing searched")["verdict"]["strength"] is None
 
 
-def test_a_strength_that_was_doubled_is_told_as_such() -> None:
-    evidence, alone = situation("witnessed"), situation("evidence")
+def test_a_strength_that_owes_to_unlearning_is_told_as_such() -> None:
+    evidence, alone = situation("supported"), situation("evidence")
     check, *others = (c for c in evidence["checks"] if c["check"] in wording.SEARCHES.values())
-    assert check["witnessed"]
+    assert check["support"] == pytest.approx(1 + (0.4 / 0.5) ** 2)
+    own = check["strength"] / check["support"]
     assert (
-        f"{check['strength']:.2f}, doubled because unlearning points to the same label;" in check["statement"]
+        f"{check['strength']:.2f} ({own:.2f} times 1.64, because unlearning points to the same label);"
+        in check["statement"]
     )
-    assert not any(c["witnessed"] or "doubled" in c["statement"] for c in (*others, *alone["checks"]))
-    assert check["strength"] / WITNESSED < evidence["verdict"]["point"] < check["strength"]
+    assert all(c["support"] == 1 and "times" not in c["statement"] for c in (*others, *alone["checks"]))
+    assert own < evidence["verdict"]["point"] < check["strength"]
     weaker = "smaller than such triggers are for other classes, and unlearning points to the same label."
     assert weaker in evidence["statement"]
     assert "far smaller" not in evidence["statement"]

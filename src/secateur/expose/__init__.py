@@ -8,7 +8,7 @@ from secateur.expose.forms import FormName
 from secateur.expose.labels import DOMINANT, LabelScores, score_labels
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.scanning import OPERATING_POINT, Scan
-from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search, strongest, witness
+from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
 from secateur.expose.succeeding import Succeeding, Successors
 from secateur.expose.triggers import (
     Found,
@@ -74,10 +74,8 @@ __all__ = [
     "predict",
     "score_labels",
     "strengths",
-    "strongest",
     "success_of",
     "suspect",
     "typical_norm",
     "wanted_classes",
-    "witness",
 ]

@@ -20,9 +20,6 @@ from secateur.units import UnitLayer
 CHANGING = Inversion(success=0.9, weight=1e-2, restarts=2)
 """A mapping of all classes fails on images that it sends to their own answer, so less is asked for."""
 
-WITNESSED = 2.0
-"""What the strength of a trigger is multiplied by if unlearning points to its label as well."""
-
 Kind = Literal["patch", "change", "shift", "outlasting"]
 Reason = Literal[
     "no normalisation", "too many classes", "found before", "one label", "left out", "not converged"
@@ -46,8 +43,8 @@ class Findings:
         Why the other kinds were not tried.
     point
         Strength beyond which a trigger stands out.
-    witnessed
-        The kind of trigger that stands out only because unlearning points to the same label; None if none.
+    labels
+        What unlearning says of each label, which supports triggers; None where it says nothing.
     """
 
     found: Found | None
@@ -55,12 +52,25 @@ class Findings:
     looks: Mapping[Kind, tuple[Found, ...]] = field(default_factory=dict)
     skipped: Mapping[Kind, Reason] = field(default_factory=dict)
     point: float = 1.0
-    witnessed: Kind | None = None
+    labels: LabelScores | None = None
 
     @classmethod
     def none(cls, reason: Reason) -> "Findings":
         """Return those of no search at all."""
         return cls(None, (), skipped=dict.fromkeys(get_args(Kind), reason))
+
+    def strongest(self, kind: Kind) -> tuple[float, float, Found]:
+        """Return the trigger of a kind that stands out most, after its strength and its support.
+
+        Support is what the strength owes to unlearning, 1 if it points to another label. Patterns that
+        outlast the forgetting of a class have none: unlearning is no other witness than that.
+        """
+        triggers = self.looks[kind]
+        strength, trigger = max(zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0])
+        support = 1.0
+        if self.labels and kind != "outlasting" and trigger.label == self.labels.top:
+            support = self.labels.support
+        return strength * support, support, trigger
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,8 @@ class Search:
     the network's own answer (mappings from all classes to all have no label in common; left out if one label
     dominates unlearning: its triggers change answers, too), then a shift of early channels for every label
     (triggers that cover the image have no small patch). If none stands out alone, one for the label that
-    dominates unlearning has a witness and needs to be half as strong only. Last comes, for every label, a
-    pattern that outlasts the forgetting of its class. All but the first are tried on networks with
+    gains most from unlearning may with that support (see `LabelScores.support`). Last comes, for every label,
+    a pattern that outlasts the forgetting of its class. All but the first are tried on networks with
     normalisation only: `Erasing` acts on them, and shifts live in its channels.
 
     Attributes
@@ -194,11 +204,12 @@ class Search:
                 triggers = looks["shift"] if found else triggers + looks["shift"]
         elif not shift:
             skipped["shift"] = "left out"
-        witnessed = None
-        if not found and dominant is not None:
-            witnessed = witness(looks, dominant, self.point)
-            if witnessed:
-                found, triggers = strongest(looks[witnessed])[1], looks[witnessed]
+        if not found:
+            before = Findings(None, triggers, looks, labels=labels)
+            kind = max(looks, key=lambda kind: before.strongest(kind)[0])
+            strength, _, supported = before.strongest(kind)
+            if strength > self.point:
+                found, triggers = supported, looks[kind]
         if goes_on("outlasting") and self.outlasting:
             looks["outlasting"] = invert(partial(self.outlasting, network), proposed)
             if not found:
@@ -206,7 +217,7 @@ class Search:
                 triggers = looks["outlasting"] if found else triggers + looks["outlasting"]
         elif not self.outlasting:
             skipped["outlasting"] = "left out"
-        return Findings(found, triggers, looks, skipped, self.point, witnessed)
+        return Findings(found, triggers, looks, skipped, self.point, labels)
 
 
 def _by_strength(triggers: Sequence[Found]) -> list[int]:
@@ -214,23 +225,3 @@ def _by_strength(triggers: Sequence[Found]) -> list[int]:
     pairs = zip(strengths(triggers), triggers, strict=True)
     ordered = sorted(pairs, key=lambda pair: pair[0], reverse=True)
     return [trigger.label for _, trigger in ordered if trigger.label is not None]
-
-
-def strongest(triggers: Sequence[Found]) -> tuple[float, Found]:
-    """Return the trigger that stands out most among those of all labels, after its strength."""
-    return max(zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0])
-
-
-def witness(looks: Mapping[Kind, tuple[Found, ...]], label: int, point: float) -> Kind | None:
-    """Return the kind whose strongest trigger is for the label that unlearning points to, and strong enough.
-
-    Of several kinds, that with the strongest one; None if there is none.
-    """
-    known = [
-        (strength, kind)
-        for kind, triggers in looks.items()
-        for strength, trigger in [strongest(triggers)]
-        if trigger.label == label
-    ]
-    strength, kind = max(known, key=lambda pair: pair[0], default=(0.0, None))
-    return kind if WITNESSED * strength > point else None

@@ -70,17 +70,6 @@ class Exposure:
         """How much of the answers that class takes, in ``[0, 1]``."""
         return self.answers[self.label] / max(1, sum(self.answers))
 
-    @property
-    def dominance(self) -> float:
-        """The share beyond chance: 0 for one answer in K, 1 for all; comparable between class counts.
-
-        0 if the answers are not finite.
-        """
-        if not self.finite:
-            return 0.0
-        chance = 1 / len(self.answers)
-        return (self.share - chance) / (1 - chance)
-
 
 @dataclass(frozen=True)
 class Unlearning:

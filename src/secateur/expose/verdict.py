@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from secateur.expose.searching import WITNESSED, Findings, Kind, Reason, strongest
+from secateur.expose.searching import Findings, Kind, Reason
 from secateur.expose.triggers import Found, enough
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
@@ -25,8 +25,8 @@ class Check:
         All that it was compared with, itself included.
     reason
         Why `strength` is None.
-    witnessed
-        Whether its strength was doubled because unlearning points to the same label.
+    support
+        What its strength owes to unlearning as a factor, from 1 to 2: see `LabelScores.support`.
     """
 
     kind: Kind
@@ -34,11 +34,15 @@ class Check:
     trigger: Found | None
     triggers: tuple[Found, ...] = ()
     reason: Reason | None = None
-    witnessed: bool = False
+    support: float = 1.0
 
     def stands_out(self, point: float) -> bool:
         """Say whether the trigger is stronger than `point`, which makes it evidence."""
         return self.strength is not None and self.strength > point
+
+    def stands_out_alone(self, point: float) -> bool:
+        """Say whether it would be evidence without what unlearning says."""
+        return self.strength is not None and self.strength / self.support > point
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,11 @@ class Verdict:
 
 
 def judge(findings: Findings) -> Verdict:
-    """Return the verdict on a network from the triggers that were inverted from it.
-
-    If triggers of several kinds stand out, that of the first kind is the evidence: what gives one label also
-    changes answers, and says less.
-    """
+    """Return the verdict on a network from the triggers that were inverted from it."""
     checks = tuple(_check(findings, kind) for kind in get_args(Kind))
     decided = [check.strength for check in checks if check.strength is not None]
-    evidence = [check.trigger for check in checks if check.stands_out(findings.point)]
-    conclusion: Conclusion = "evidence" if evidence else "no evidence" if decided else "inconclusive"
-    trigger = evidence[0] if evidence else None
-    return Verdict(conclusion, max(decided, default=None), findings.point, trigger, checks)
+    conclusion: Conclusion = "evidence" if findings.found else "no evidence" if decided else "inconclusive"
+    return Verdict(conclusion, max(decided, default=None), findings.point, findings.found, checks)
 
 
 def _check(findings: Findings, kind: Kind) -> Check:
@@ -92,7 +90,5 @@ def _check(findings: Findings, kind: Kind) -> Check:
         return Check(kind, None, None, reason=findings.skipped.get(kind, "left out"))
     if not enough(triggers):
         return Check(kind, None, None, triggers, "not converged")
-    strength, trigger = strongest(triggers)
-    if findings.witnessed == kind:
-        return Check(kind, WITNESSED * strength, trigger, triggers, witnessed=True)
-    return Check(kind, strength, trigger, triggers)
+    strength, support, trigger = findings.strongest(kind)
+    return Check(kind, strength, trigger, triggers, support=support)

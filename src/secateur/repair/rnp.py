@@ -14,7 +14,6 @@ from secateur.expose import (
     Case,
     Exposed,
     Exposing,
-    Exposure,
     Findings,
     Found,
     InvertedTrigger,
@@ -51,7 +50,7 @@ PAPER: dict[str, object] = {
     "original": 0.0,
     "trajectory": False,
     "threshold": 0.3,
-    "dominance": None,
+    "dominant": False,
     "spare": None,
     "budget": None,
     "shift": False,
@@ -85,7 +84,7 @@ class RNP:
     - unlearning takes short steps and stops as soon as the clean accuracy is low, and masks are also
       recovered on the network as it came; a unit's score is its mask averaged over all steps (a weighted
       mean of both recoveries), so that units whose masks end at exactly zero still have an order;
-    - the less dominant the label that unlearning reveals, the lower the threshold;
+    - where unlearning reveals no dominant label, nothing is pruned;
     - suspects that the clean task needs are spared;
     - held-out clean accuracy, against the budget, decides how far along the order to prune;
     - a pruned unit loses its bias too, so that the unit is really gone.
@@ -107,10 +106,9 @@ class RNP:
         Score by the mask averaged over all steps; otherwise by the last mask.
     threshold
         Units with a higher score are no suspects, in ``[0, 1]`` (the paper's DT).
-    dominance
-        Where the revealed label takes a smaller share of the unlearned network's answers than this (0 is
-        chance, 1 all answers), the threshold falls with the square of the shortfall: with nothing that points
-        to a backdoor, little is pruned. None always uses the whole threshold.
+    dominant
+        Whether masks prune only where a label dominates unlearning: with nothing that points to a backdoor,
+        clean accuracy would be lost for nothing.
     spare
         How much the learning loss may rise for one unit of the highest suspicion, in nats; the tolerance of
         others is proportional to their suspicion, 1 - score. None spares nothing.
@@ -140,7 +138,7 @@ class RNP:
     original: float = 1 / 3
     trajectory: bool = True
     threshold: float = 0.7
-    dominance: float | None = 0.4
+    dominant: bool = True
     spare: float | None = 0.01
     budget: float | None = 0.02
     share: float = 0.125
@@ -159,8 +157,6 @@ class RNP:
             raise MethodError(f"budget {self.budget} must be between 0 and 1 (0 and 100 points)")
         if not 0 <= self.share <= 1:
             raise MethodError(f"share {self.share} must be between 0 and 1")
-        if self.dominance is not None and not 0 < self.dominance <= 1:
-            raise MethodError(f"dominance {self.dominance} must be above 0 and at most 1")
         if self.spare is not None and not 0 <= self.spare < math.inf:
             raise MethodError(f"spare {self.spare} must be finite and not negative")
 
@@ -204,10 +200,10 @@ class RNP:
                 chosen = self._erase(case, exposed, findings.found)
             elif isinstance(findings.found, InvertedTrigger):
                 chosen = self._silence(case, findings, findings.found)
-            elif exposure and exposed.unlearned:
+            elif exposure and exposed.unlearned and self._points(exposed):
                 chosen = self._recover(case, exposed, exposed.unlearned)
             else:
-                chosen = self._leave(case, findings)
+                chosen = self._leave(case, exposed)
             polished = self._polish(case, findings, chosen)
         return self._result(network, case, chosen, exposed, polished)
 
@@ -277,15 +273,20 @@ class RNP:
                 )
             scores += weight * (path.mean if self.trajectory else path.last)
         with case.stage("choosing"):
-            choice = self._choose(case, scores, self._limit(exposed.exposure))
+            choice = self._choose(case, scores, self.threshold)
         if findings.triggers:
             case.notes.append(f"{nothing_small(findings.triggers)} The masks alone decided what to prune.")
         if choice.spared:
             case.notes.append(f"{choice.spared} suspects were spared because the clean task needs them.")
         return Chosen(choice, scores)
 
-    def _leave(self, case: Case, findings: Findings) -> Chosen:
+    def _leave(self, case: Case, exposed: Exposed) -> Chosen:
         """Prune nothing, and say why."""
+        findings = exposed.findings
+        if exposed.exposure:
+            searched = f"{nothing_small(findings.triggers)} " if findings.triggers else ""
+            case.notes.append(f"{searched}Unlearning points to no label either. Nothing was pruned.")
+            return self._choose_none(case)
         reason = (
             "The network has no normalisation with weights to mask, so unlearning and masks reveal nothing "
             "reliable of it"
@@ -335,11 +336,9 @@ class RNP:
     def _budget(self) -> float:
         return 1.0 if self.budget is None else self.budget
 
-    def _limit(self, exposure: Exposure | None) -> float:
-        """Return the score up to which units are suspects, lower where unlearning reveals no label."""
-        if self.dominance is None or exposure is None:
-            return self.threshold
-        return self.threshold * min(1.0, max(0.0, exposure.dominance / self.dominance)) ** 2
+    def _points(self, exposed: Exposed) -> bool:
+        """Say whether unlearning points to a label, so that masks may prune."""
+        return not self.dominant or (exposed.labels is not None and exposed.labels.label is not None)
 
     def _choose(self, case: Case, scores: Tensor, limit: float) -> Choice:
         order = scores.argsort(stable=True)

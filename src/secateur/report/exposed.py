@@ -80,7 +80,7 @@ def checks_section(
                 "statement": wording.search_check(
                     check, None if check.trigger is None else _facts(check.trigger, class_names), point
                 ),
-                "witnessed": check.witnessed,
+                "support": check.support,
                 "stands_out": check.stands_out(point),
                 "sizes": _sizes(check, class_names),
             }

@@ -109,11 +109,11 @@ def verdict_statement(verdict: Verdict, trigger: Mapping[str, Any] | None) -> st
     """Return what a verdict says, and what it does not."""
     if trigger is not None:
         caused = "any change of answer" if trigger["label"] is None else f"class {_class(trigger)}"
-        witnessed = any(check.witnessed and check.stands_out(verdict.point) for check in verdict.checks)
+        alone = any(check.stands_out_alone(verdict.point) for check in verdict.checks)
         smaller = (
-            "smaller than such triggers are for other classes, and unlearning points to the same label"
-            if witnessed
-            else "far smaller than such triggers are for other classes"
+            "far smaller than such triggers are for other classes"
+            if alone
+            else "smaller than such triggers are for other classes, and unlearning points to the same label"
         )
         return (
             f"A trigger that causes {caused} is {smaller}. A planted backdoor looks like that; so does a "
@@ -236,7 +236,7 @@ REASONS: Mapping[Reason, str] = {
     "left out": "The settings of this method leave it out.",
     "not converged": "Too few triggers converged (there must be three) to tell which of them is small.",
 }
-EMPTY: Mapping[str, Any] = {"witnessed": False, "stands_out": False, "sizes": None}
+EMPTY: Mapping[str, Any] = {"support": 1.0, "stands_out": False, "sizes": None}
 NEVER_RUN: Mapping[str, Any] = {
     "check": "Inspection of the architecture's code and graph for added branches",
     "ran": False,
@@ -269,9 +269,14 @@ def search_check(check: Check, trigger: Mapping[str, Any] | None, point: float) 
     """Return what one search for triggers found, or why there was none."""
     if check.strength is None or trigger is None:
         return REASONS[check.reason or "not converged"]
-    doubled = ", doubled because unlearning points to the same label" if check.witnessed else ""
+    owed = (
+        f" ({check.strength / check.support:.2f} times {check.support:.2f}, because unlearning points to the "
+        "same label)"
+        if check.support > 1
+        else ""
+    )
     return (
-        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}{doubled}; a trigger stands out "
+        f"{trigger_statement(trigger)} Its strength is {check.strength:.2f}{owed}; a trigger stands out "
         f"beyond {point:.2f}."
     )
 

@@ -54,7 +54,7 @@ def test_the_same_seed_prunes_the_same() -> None:
 def test_without_trigger_and_label_nothing_is_pruned() -> None:
     result = method()(Normed(strength=0.0), CLEAN, generator=torch.Generator().manual_seed(0))
     assert not result.recipe.units
-    assert any("nothing was pruned" in note for note in result.notes)
+    assert any("Nothing was pruned" in note for note in result.notes)
 
 
 def test_without_the_extra_an_error_says_what_to_install() -> None:

@@ -64,20 +64,16 @@ class ONP(RNP):
 
     def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
         """Take away what unlearning points to; without a dominant label there is nothing to learn from."""
-        nothing = nothing_small(exposed.findings.triggers)
         with Dominance.of(exposed, case.example) as pointed:
             if pointed is not None:
                 chosen = self._follow(case, exposed, pointed)
                 case.notes.append(
-                    f"{nothing} Unlearning points to label {pointed.label}: units were looked for without "
-                    "which the unlearned network gives it to fewer images."
+                    f"{nothing_small(exposed.findings.triggers)} Unlearning points to label "
+                    f"{pointed.label}: units were looked for without which the unlearned network gives it to "
+                    "fewer images."
                 )
                 return chosen
-        case.notes.append(
-            f"{nothing} Unlearning points to no label either: there is nothing to reward an agent for, and "
-            "nothing was pruned."
-        )
-        return self._choose_none(case)
+        return self._leave(case, exposed)
 
     def _follow(self, case: Case, exposed: Exposed, pointed: Dominance) -> Chosen:
         searching = self._searching(case, exposed, pointed)
