@@ -104,19 +104,22 @@ def test_what_only_the_unlearned_network_shows_is_taken_as_well() -> None:
     assert set(erase(network, share=0.5, pointed=shown).choice.pruned) == {*BACKDOOR, dormant}
 
 
-def test_the_unlearned_network_shows_the_label_that_dominates() -> None:
-    def exposed(label: int | None, unlearned: nn.Module | None) -> Exposed:
-        gained = tuple(0.9 if k == label else 0.0 for k in range(CLASSES))
-        return Exposed(None, unlearned, Findings(None, ()), {}, (), LabelScores(gained, None))
+def test_the_unlearned_network_shows_the_label_that_gains_most() -> None:
+    def exposed(unlearned: nn.Module | None, gained: float = 0.9) -> Exposed:
+        scores = LabelScores(tuple(gained if k == 2 else 0.0 for k in range(CLASSES)), None)
+        return Exposed(None, unlearned, Findings(None, ()), {}, (), scores)
 
     network = nn.Sequential(Planted(), nn.Softmax(1))
     example = example_input(CONVENTION)
-    with Dominance.of(exposed(2, network), example) as found:
+    with Dominance.of(exposed(network), example) as found:
         assert found is not None
-        assert (found.label, found.unlearned) == (2, network)
+        assert (found.label, found.unlearned, found.share) == (2, network, 0.5)
         assert torch.equal(network(example), network[0](example))
     assert float(network(example).sum()) == pytest.approx(1)
-    for nothing in (exposed(None, network), exposed(2, None)):
+    with Dominance.of(exposed(network, 0.25), example) as found:
+        assert found is not None
+        assert found.share == pytest.approx(0.125)
+    for nothing in (exposed(None), replace(exposed(network), labels=None)):
         with Dominance.of(nothing, example) as found:
             assert found is None
 

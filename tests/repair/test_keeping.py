@@ -233,6 +233,17 @@ def test_a_network_that_was_looked_at_last_is_not_looked_at_again() -> None:
     assert "(cheap already)" not in facts[-1]
 
 
+def test_few_images_that_look_alike_with_a_stamp_are_no_backdoor() -> None:
+    def rose(before: int, after: int) -> Change:
+        places = torch.arange(200)
+        return Change(places < before, places < after)
+
+    assert rose(0, 10).loss.high < 0
+    assert not rose(0, 10).back
+    assert rose(0, 11).back
+    assert not rose(20, 21).back
+
+
 def test_one_known_trigger_that_gains_is_enough() -> None:
     nothing = replace(corner(), trigger=replace(corner().trigger, add=torch.zeros(1, SIZE, SIZE)))
     pruned = without_backdoor(Planted())

@@ -64,6 +64,22 @@ def test_what_unlearning_points_to_weighs_as_much_as_the_triggers_however_sure_i
     assert tried.now.strength == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.parametrize("share", [0.25, 0.0])
+def test_the_less_unlearning_says_the_fewer_images_show_it(share: float) -> None:
+    network = Planted().requires_grad_(False)
+    layers, masks = found_units(network)[0].layers, torch.ones(len(found_units(network)[1]))
+    pointed = Dominance(TARGET, deepcopy(network), share)
+    with torch.no_grad():
+        pointed.unlearned.hidden.bias[-1] = 500.0
+        pointed.unlearned.answer.weight[TARGET, -1] = 1.0
+    tried = Trials(
+        network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
+    )
+    masks[list(BACKDOOR)] = 0
+    tried.settle(masks)
+    assert tried.now.strength == pytest.approx(share, abs=0.05)
+
+
 def test_the_best_units_are_those_of_the_backdoor() -> None:
     tried, masks = trials(Planted())
     best = tried.best(masks, tried.slopes(masks), candidates=8, taken=2)

@@ -21,18 +21,22 @@ class Dominance:
     Attributes
     ----------
     label
-        That dominates.
+        That gains most.
     unlearned
         The network after unlearning its clean task, answering with logits.
+    share
+        Of the images on which units are tried, how many show it beside triggers: half where the label
+        dominates, fewer the less it supports a trigger (see `LabelScores.support`).
     """
 
     label: int
     unlearned: nn.Module
+    share: float = 0.5
 
     @classmethod
     @contextmanager
     def of(cls, exposed: Exposed, example: Tensor) -> Iterator[Self | None]:
-        """Yield what unlearning pointed to, None if no label dominates; meanwhile it answers with logits.
+        """Yield what unlearning pointed to, None if it says nothing; meanwhile it answers with logits.
 
         Parameters
         ----------
@@ -42,11 +46,11 @@ class Dominance:
             Network input, ``(1, C, H, W)``.
         """
         labels, unlearned = exposed.labels, exposed.unlearned
-        if labels is None or labels.label is None or unlearned is None:
+        if labels is None or unlearned is None:
             yield None
             return
         with logits(unlearned.requires_grad_(False), example):
-            yield cls(labels.label, unlearned)
+            yield cls(labels.top, unlearned, (labels.support - 1) / 2)
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return the unlearned network, and the images as they are."""

@@ -18,7 +18,8 @@ from secateur.errors import MethodError
 from secateur.expose import Found, Succeeding, Successors
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
-from secateur.repair.trials import FREE, Shown, Trials
+from secateur.repair.dominance import Dominance
+from secateur.repair.trials import FREE, Trials
 from secateur.units import UnitLayer, all_units, prune
 
 UNITS_PER_GROUP = 1024
@@ -85,11 +86,11 @@ class Erasing:
     softened by `temperature` (its accuracy on images that it was trained on would not tell). Of the groups of
     units with the steepest gradient of the strength in their masks, `candidates` are taken out for trial; the
     `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
-    gradient is computed anew. Where unlearning points to the same label, half of the images are shown to the
-    unlearned network instead: it knows the planted trigger, of which those inverted are only likenesses. Once
-    the triggers fail, or no unit weakens them any more, units are put back that cost far more than the others
-    for the margin that they take away. Then others are inverted on the pruned network, and so on, while any
-    is cheap and once if any is doubtful, for at most `rounds` rounds.
+    gradient is computed anew. Where unlearning points to the same label, up to half of the images are shown
+    to the unlearned network instead: it knows the planted trigger, of which those inverted are only
+    likenesses. Once the triggers fail, or no unit weakens them any more, units are put back that cost far
+    more than the others for the margin that they take away. Then others are inverted on the pruned network,
+    and so on, while any is cheap and once if any is doubtful, for at most `rounds` rounds.
 
     Attributes
     ----------
@@ -143,7 +144,7 @@ class Erasing:
         shift: bool,
         generator: torch.Generator,
         progress: Progress,
-        pointed: Shown | None = None,
+        pointed: Dominance | None = None,
         improve: Improving | None = None,
     ) -> Erased:
         """Choose what to prune.

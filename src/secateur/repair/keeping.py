@@ -26,6 +26,9 @@ from secateur.repair.result import CurvePoint
 from secateur.statistics import PairedLoss, Proportion, paired_loss
 from secateur.units import Unit, prune
 
+TOLERATED = 0.05
+"""A trigger that succeeds on no more than this is not at work: with any stamp some images look alike."""
+
 
 @dataclass(frozen=True)
 class Polished:
@@ -60,6 +63,11 @@ class Change:
     def loss(self) -> PairedLoss:
         """By how much the share fell."""
         return paired_loss(self.before, self.after)
+
+    @property
+    def back(self) -> bool:
+        """Whether the share rose beyond chance, and beyond `TOLERATED`."""
+        return self.loss.high < 0 and Proportion.of(self.after).value > TOLERATED
 
     def __str__(self) -> str:
         loss, images = self.loss, len(self.before)
@@ -145,8 +153,8 @@ def compare(
     """Return whether a polished network is kept, and what was measured, as sentences.
 
     It is not if it is right on fewer held-out images than before, if a known trigger succeeds on more beyond
-    chance, or if a trigger inverted on it is cheap against other labels both there and on the network that
-    was pruned first, unless one no larger was cheap before.
+    chance and on more than `TOLERATED`, or if a trigger inverted on it is cheap against other labels both
+    there and on the network that was pruned first, unless one no larger was cheap before.
 
     Parameters
     ----------
@@ -174,7 +182,7 @@ def compare(
     ]
     worst = min(changes, key=lambda change: change.loss.high)
     facts.append(f"Of known triggers ({len(changes)}), success of the one that gained most went {worst}.")
-    if worst.loss.high < 0:
+    if any(change.back for change in changes):
         return False, facts
     cheap_before = [] if settled else successors.cheap(pruned)
     before = sizes_of(successors.last)

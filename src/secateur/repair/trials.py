@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.data import CleanData
 from secateur.expose import answers_without, of_others, wanted_classes
 from secateur.repair.choosing import network_inputs
+from secateur.repair.dominance import Dominance
 from secateur.units import Replay, UnitLayer, masked
 
 TRIAL_MEMORY = 1 << 30
@@ -89,7 +90,7 @@ class Trials:
     flat
         Masks to begin with, ``(total,)``.
     pointed
-        What unlearning points to, for the same label; half of the images show that instead.
+        What unlearning points to, for the same label; a share of the images show that instead.
     group
         Units that are tried together.
     shift
@@ -106,7 +107,7 @@ class Trials:
         triggers: Sequence[Shown],
         flat: Tensor,
         *,
-        pointed: Shown | None = None,
+        pointed: Dominance | None = None,
         group: int,
         shift: bool,
         temperature: float,
@@ -118,9 +119,11 @@ class Trials:
         answers = answers_without(network, self._label, clean.learn, clean.convention)
         others = of_others(answers, self._label)
         every = max(1, len(images) // TRIED)
-        parts = [(triggers, others)]
-        if pointed and len(others) > 1:
-            parts = [(triggers, others[::2]), ([pointed], others[1::2])]
+        parts: list[tuple[Sequence[Shown], Tensor]] = [(triggers, others)]
+        if pointed:
+            turns = (torch.arange(len(others) + 1) * pointed.share).floor().diff() > 0
+            if turns.any():
+                parts = [(triggers, others[~turns]), ([pointed], others[turns])]
         self._memory = TRIAL_MEMORY // (2 + len(triggers))
         plain = self._replay(network, images[::every], clean, flat)
         self._count, classes = plain.outputs.shape
