@@ -281,10 +281,10 @@ def right_line(folder: Path) -> str:
     ]
     if not right:
         return ""
-    share = Proportion.of(torch.tensor(right))
+    low, high = Proportion.of(torch.tensor(right)).interval()
     return (
         f"\nRight label: {sum(right)} of {len(right)} repairs of networks whose attack has a single one "
-        f"({100 * share.low:.0f} to {100 * share.high:.0f} %)."
+        f"({100 * low:.0f} to {100 * high:.0f} %)."
     )
 
 
