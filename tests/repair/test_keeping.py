@@ -1,6 +1,7 @@
 """A polish is kept if nothing comes back with it, and discarded otherwise."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -34,7 +35,7 @@ from secateur.expose import (
 from secateur.progress import Silent
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Change, Polished, compare, polish, right_on
+from secateur.repair.keeping import Change, Polished, compare, fooled, polish, right_on
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -76,6 +77,15 @@ def looks_for(
     )
 
 
+def changed(
+    pruned: nn.Module,
+    polished: nn.Module,
+    trigger: Found,
+    without: Callable[[nn.Module], nn.Module] = lambda same: same,
+) -> Change:
+    return Change(*(fooled(network, trigger, CLEAN, without) for network in (pruned, polished)))
+
+
 def compared(
     pruned: nn.Module,
     polished: nn.Module,
@@ -87,10 +97,8 @@ def compared(
     return compare(
         pruned,
         polished,
-        CLEAN,
         accuracy=Change(right_on(pruned, CLEAN), right_on(polished, CLEAN)),
-        without=partial(prune, layers=(), units=()),
-        known=known,
+        known=[changed(pruned, polished, trigger) for trigger in known],
         successors=successors or looks_for(pruned, compared=2),
         settled=successors is not None,
     )
@@ -189,6 +197,40 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
     assert attempt(CLEAN)[0] is not None
 
 
+@dataclass(frozen=True)
+class Forgetful(Polishing):
+    """Brings the backdoor back unless triggers are on half of the images."""
+
+    def __call__(self, network: nn.Module, *_: Any, **_more: Any) -> nn.Module:
+        return network if self.stamped >= 0.5 else Planted().eval()
+
+
+def test_where_the_backdoor_comes_back_triggers_are_shown_more_often() -> None:
+    def attempt(stamped: float) -> tuple[Polished | None, str]:
+        case = Case.of(without_backdoor(Planted()), CLEAN, torch.Generator().manual_seed(0), None)
+        case.network.requires_grad_(False)
+        units = found_units(case.network)[1][-1:]
+        kept = polish(
+            Forgetful(stamped=stamped),
+            case,
+            units,
+            [corner()],
+            successors=looks_for(case.network),
+            settled=False,
+            shift=True,
+        )
+        return kept, case.notes[-1]
+
+    kept, note = attempt(0.25)
+    assert kept is not None, note
+    assert "polished twice, with known triggers on more images. Accuracy" in note
+    assert "gained most went from 0.0 to 0.0 %" in note
+    kept, note = attempt(0.2)
+    assert kept is None
+    assert "on more images, and the polish was discarded" in note
+    assert "twice" not in attempt(0.5)[1]
+
+
 def test_a_trigger_that_is_cheap_only_after_polishing_discards_it() -> None:
     pruned = without_backdoor(Planted())
     polished = without_backdoor(Planted())
@@ -239,9 +281,9 @@ def test_few_images_that_look_alike_with_a_stamp_are_no_backdoor() -> None:
         return Change(places < before, places < after)
 
     assert rose(0, 10).loss.high < 0
-    assert not rose(0, 10).back
-    assert rose(0, 11).back
-    assert not rose(20, 21).back
+    assert not rose(0, 20).back
+    assert rose(0, 21).back
+    assert not rose(40, 41).back
 
 
 def test_one_known_trigger_that_gains_is_enough() -> None:
@@ -261,15 +303,6 @@ def test_a_shift_wakes_no_pruned_channel() -> None:
     pruned, polished = without(network), without(network)
     polished.answer.weight.mul_(1.5)
     shift = LatentTrigger(TARGET, {"norm.bias": 5.0 * torch.eye(CLASSES + 1)[PLANTED]}, 1.0, 1.0, True)
-    others = tuple(replace(shift, label=k, norm=9.0) for k in range(CLASSES) if k != TARGET)
-    _, facts = compare(
-        pruned,
-        polished,
-        CLEAN,
-        accuracy=Change(right_on(pruned, CLEAN), right_on(polished, CLEAN)),
-        without=without,
-        known=[shift],
-        successors=looks_for(network, (shift, *others)),
-        settled=False,
-    )
-    assert "from 0.0 to 0.0 %" in facts[1]
+    assert fooled(network, shift, CLEAN, lambda same: same).all()
+    change = changed(pruned, polished, shift, without)
+    assert not (change.before | change.after).any()

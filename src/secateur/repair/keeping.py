@@ -5,7 +5,7 @@ It is argued in ``docs/decisions/0005-polishing.md``.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ from secateur.repair.result import CurvePoint
 from secateur.statistics import PairedLoss, Proportion, paired_loss
 from secateur.units import Unit, prune
 
-TOLERATED = 0.05
-"""A trigger that succeeds on no more than this is not at work: with any stamp some images look alike."""
+TOLERATED = 0.1
+"""An inverted trigger that succeeds on no more than this is not at work: some images yield to any stamp."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def polish(
 ) -> Polished | None:
     """Polish the network of a case without `units`; return nothing if that is not kept.
 
-    The case keeps stages and notes. For `shift` see `prune`.
+    If known triggers come back it is polished once more, with triggers on more images (the root of their
+    share). The case keeps stages and notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -107,8 +108,9 @@ def polish(
     """
     layers, clean = case.discovery.layers, case.clean
     without = partial(prune, layers=layers, units=units, shift=shift)
-    with case.stage("polishing"):
-        pruned = without(case.network)
+    pruned = without(case.network)
+
+    def attempt(polishing: Polishing) -> tuple[nn.Module, list[Change]]:
         polished = polishing(
             pruned,
             case.network,
@@ -121,19 +123,28 @@ def polish(
             generator=case.generator,
             progress=case.progress,
         )
+        return polished, [
+            Change(*(fooled(network, trigger, clean, without) for network in (pruned, polished)))
+            for trigger in known
+        ]
+
+    with case.stage("polishing"):
+        polished, changes = attempt(polishing)
+        again = any(change.back for change in changes)
+        if again:
+            polished, changes = attempt(replace(polishing, stamped=polishing.stamped**0.5))
     with case.stage("checking the polish"):
         right = right_on(polished, clean)
         kept, facts = compare(
             pruned,
             polished,
-            clean,
             accuracy=Change(right_on(pruned, clean), right),
-            without=without,
-            known=known,
+            known=changes,
             successors=successors,
             settled=settled,
         )
-    outcome = "polished" if kept else "polished, and the polish was discarded"
+    outcome = "polished twice, with known triggers on more images" if again else "polished"
+    outcome += "" if kept else ", and the polish was discarded"
     case.notes.append(f"The pruned network was {outcome}. {' '.join(facts)}")
     loss = paired_loss(right_on(case.network, clean), right)
     return Polished(polished, CurvePoint(len(units), Proportion.of(right), loss)) if kept else None
@@ -142,11 +153,9 @@ def polish(
 def compare(
     pruned: nn.Module,
     polished: nn.Module,
-    clean: CleanData,
     *,
     accuracy: Change,
-    without: Callable[[nn.Module], nn.Module],
-    known: Sequence[Found],
+    known: Sequence[Change],
     successors: Successors,
     settled: bool,
 ) -> tuple[bool, list[str]]:
@@ -160,14 +169,10 @@ def compare(
     ----------
     pruned, polished
         The network before and after polishing, in evaluation mode, answering with logits; not changed.
-    clean
-        ``clean.choose`` are the held-out images.
     accuracy
-        On which of them each is right.
-    without
-        Returns a network without the pruned units: a shift must not wake them.
+        On which held-out images each is right.
     known
-        Triggers that units were taken out for.
+        On which of them each trigger succeeds that units were taken out for, at least one.
     successors
         Looks for triggers on the polished network.
     settled
@@ -176,13 +181,9 @@ def compare(
     facts = [f"Accuracy went {accuracy}."]
     if accuracy.loss.value > 0:
         return False, facts
-    changes = [
-        Change(*(_fooled(network, trigger, clean, without) for network in (pruned, polished)))
-        for trigger in known
-    ]
-    worst = min(changes, key=lambda change: change.loss.high)
-    facts.append(f"Of known triggers ({len(changes)}), success of the one that gained most went {worst}.")
-    if any(change.back for change in changes):
+    worst = min(known, key=lambda change: change.loss.high)
+    facts.append(f"Of known triggers ({len(known)}), success of the one that gained most went {worst}.")
+    if any(change.back for change in known):
         return False, facts
     cheap_before = [] if settled else successors.cheap(pruned)
     before = sizes_of(successors.last)
@@ -209,7 +210,7 @@ def right_on(network: nn.Module, clean: CleanData) -> Tensor:
     return predict(network, clean.choose.images, clean.convention).argmax(1) == clean.choose.labels
 
 
-def _fooled(
+def fooled(
     network: nn.Module, trigger: Found, clean: CleanData, without: Callable[[nn.Module], nn.Module]
 ) -> Tensor:
     """Return on which held-out images of other classes the trigger succeeds, ``(M,)``."""
