@@ -6,7 +6,7 @@
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
 images how the recovered one does, how well detectors tell triggered images from clean ones, and ACC and ASR
-(on all test images) before and after RNP, which takes what the scan exposed. Results go to
+(on all test images) before and after RNP, which takes what the scan exposed if it is evidence. Results go to
 ``benchmarks/results/exposure.json``; what is there is not measured again.
 """
 
@@ -134,7 +134,8 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
             "moved": labels.moved and labels.moved[labels.top],
         },
         "checks": {
-            check.kind: {"strength": check.strength, "reason": check.reason} for check in verdict.checks
+            check.kind: {"strength": check.strength, "support": check.support, "reason": check.reason}
+            for check in verdict.checks
         },
     }
     if isinstance(found, InvertedTrigger):
@@ -146,13 +147,16 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
 
 
 def repaired(subject: Subject, seed: int, revealed: Exposed) -> dict[str, Any]:
-    """Repair with what a scan exposed, and measure that."""
+    """Repair, with what a scan exposed if that is evidence, and measure that.
+
+    A repair acts on less than evidence: without any, it looks for itself, as it does for its users.
+    """
     start = time.perf_counter()
     repair = RNP()(
         subject.model.network,
         subject.clean(seed),
         generator=torch.Generator().manual_seed(seed),
-        exposed=revealed,
+        exposed=revealed if revealed.findings.found else None,
     )
     seconds = round(time.perf_counter() - start, 1)
     result = subject.measure(repair.network) | {
