@@ -126,6 +126,25 @@ def test_without_the_backdoor_no_kind_is_cheap() -> None:
     assert successors(network, latent=LatentInversion(precision="float32")).cheap(network) == []
 
 
+class Known(Inversion):
+    """Finds patches of ten pixels and one more for each label, and of nine for any answer."""
+
+    def __call__(self, *args: Any, labels: Any, **kwargs: Any) -> tuple[InvertedTrigger, ...]:
+        norms = (9.0 if label is None else 10.0 + label for label in labels)
+        return tuple(InvertedTrigger(None, corner().trigger, norm, 1.0, True) for norm in norms)
+
+
+def test_what_changes_any_answer_is_compared_with_the_easiest_labels() -> None:
+    found = InvertedTrigger(None, corner().trigger, 5.0, 1.0, True)
+    network = Planted().requires_grad_(False)
+    # The least of the other labels takes 10 pixels, the median of the three smallest 11 or more.
+    for doubtful, taken in ((0.89, 0), (0.91, 2)):
+        look = successors(
+            network, found, shift=False, inversion=Known(), changing=Known(), cheap=0.5, doubtful=doubtful
+        )
+        assert len(look.doubtful(network)) == taken
+
+
 def test_other_labels_are_compared_with_once() -> None:
     network, progress = Planted(), Counting()
     look = successors(network, progress=progress)

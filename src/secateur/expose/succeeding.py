@@ -168,9 +168,13 @@ class Successors:
         return []
 
     def _typical_on(self, network: nn.Module, latent: bool) -> float:
-        """Return the median norm that other labels take on a network; infinite if none is reached."""
+        """Return the norm that other labels take on a network; infinite if none is reached.
+
+        The median, or for a trigger without a label the least: one for any label changes answers, too.
+        """
         others = [self._invert(network, latent, label) for label in self._others]
-        return statistics.median([other.norm for other in filter(_works, others)] or [math.inf])
+        norms = [other.norm for other in filter(_works, others)] or [math.inf]
+        return min(norms) if self._found.label is None else statistics.median(norms)
 
     def _beside(self, network: nn.Module) -> Found:
         if self._found.form == "outlasting":
@@ -202,8 +206,8 @@ def _works(trigger: Found) -> bool:
 
 
 def _typical_labels(triggers: Sequence[Found], found: Found, count: int) -> list[int]:
-    """Return the labels whose triggers were nearest the typical norm."""
-    middle = typical_norm(triggers, found)
+    """Return the labels whose triggers were nearest the typical norm; beside one without, the smallest."""
+    middle = 0.0 if found.label is None else typical_norm(triggers, found)
     nearest = sorted(triggers, key=lambda trigger: (not trigger.converged, abs(trigger.norm - middle)))
     labels = [trigger.label for trigger in nearest if trigger.label != found.label]
     return [label for label in labels if label is not None][:count]
