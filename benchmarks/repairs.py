@@ -108,9 +108,12 @@ def described(result: Repair, used: tuple[int, ...] | None) -> dict[str, Any]:
         "pruned": len(pruned),
         "label": exposure.label if exposure else None,
         "share": exposure.share if exposure else None,
-        "trigger": {"label": result.trigger.label, "norm": round(result.trigger.norm, 1)}
-        if result.trigger
-        else None,
+        "trigger": result.trigger
+        and {
+            "label": result.trigger.label,
+            "form": result.trigger.form,
+            "norm": round(result.trigger.norm, 1),
+        },
         "named": named(result),
         "label_score": result.labels and result.labels.score,
         "stages": {name: round(value, 1) for name, value in result.seconds.items()},

@@ -290,7 +290,9 @@ def judged(value: dict[str, Any]) -> Verdict:
         scores = LabelScores(tuple(gained), None)
         if scores.label is not None:
             looks.pop("change", None)
-    return judge(Findings(None, (), looks, point=OPERATING_POINT, labels=scores))
+    findings = Findings(None, (), looks, point=OPERATING_POINT, labels=scores)
+    strength, _, trigger = max((findings.strongest(kind) for kind in looks), key=lambda found: found[0])
+    return judge(replace(findings, found=trigger if strength > OPERATING_POINT else None))
 
 
 def strength(value: dict[str, Any]) -> float:
@@ -341,7 +343,8 @@ def table(results: dict[str, Any], curves: dict[str, Any]) -> str:
         "| attack | networks | ACC | ASR | strength | evidence | right label | label score | right label |",
         "| --- " * 9 + "|",
     ]
-    for attack in ("none", *ATTACKS):
+    met = {value["attack"] for value in results.values()}
+    for attack in ("none", *ATTACKS, *sorted(met.difference(ATTACKS, {"none"}))):
         mine = [value for value in results.values() if value["attack"] == attack and value["took"]]
         if not mine:
             continue
