@@ -1,6 +1,6 @@
 """A polish is kept if nothing comes back with it, and discarded otherwise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -104,6 +104,25 @@ def compared(
     )
 
 
+def attempted(
+    polishing: Polishing, network: nn.Module, positions: Collection[int], clean: CleanData = CLEAN
+) -> tuple[Polished | None, list[str]]:
+    """Polish a network without the units at these positions, for which the corner is the known trigger."""
+    case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
+    case.network.requires_grad_(False)
+    units = found_units(case.network)[1]
+    kept = polish(
+        polishing,
+        case,
+        [units[k] for k in positions],
+        [corner()],
+        successors=looks_for(case.network),
+        settled=False,
+        shift=True,
+    )
+    return kept, case.notes
+
+
 def test_a_polish_is_kept_with_what_it_changed() -> None:
     plain, result = repaired(), repaired(GENTLE)
     assert result.tuned is not None
@@ -174,27 +193,11 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
     labels = torch.cat([learn.labels, torch.full_like(learn.labels, TARGET)])
     poisoned = CleanData(LabelledImages(images, labels), CLEAN.choose, CONVENTION)
     polishing = Polishing(passes=30, rate=0.003, moved=0.0, mixed=0.0, stamped=0.0, precision="float32")
-    units = [found_units(network)[1][k] for k in BACKDOOR]
-
-    def attempt(clean: CleanData) -> tuple[Polished | None, list[str]]:
-        case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
-        case.network.requires_grad_(False)
-        kept = polish(
-            polishing,
-            case,
-            units,
-            [corner()],
-            successors=looks_for(case.network),
-            settled=False,
-            shift=True,
-        )
-        return kept, case.notes
-
-    kept, (note,) = attempt(poisoned)
+    kept, (note,) = attempted(polishing, network, BACKDOOR, poisoned)
     assert kept is None
     assert "the polish was discarded" in note
     assert "gained most went from 0.0 to " in note
-    assert attempt(CLEAN)[0] is not None
+    assert attempted(polishing, network, BACKDOOR)[0] is not None
 
 
 @dataclass(frozen=True)
@@ -207,19 +210,8 @@ class Forgetful(Polishing):
 
 def test_where_the_backdoor_comes_back_triggers_are_shown_more_often() -> None:
     def attempt(stamped: float) -> tuple[Polished | None, str]:
-        case = Case.of(without_backdoor(Planted()), CLEAN, torch.Generator().manual_seed(0), None)
-        case.network.requires_grad_(False)
-        units = found_units(case.network)[1][-1:]
-        kept = polish(
-            Forgetful(stamped=stamped),
-            case,
-            units,
-            [corner()],
-            successors=looks_for(case.network),
-            settled=False,
-            shift=True,
-        )
-        return kept, case.notes[-1]
+        kept, (note,) = attempted(Forgetful(stamped=stamped), without_backdoor(Planted()), {-1})
+        return kept, note
 
     kept, note = attempt(0.25)
     assert kept is not None, note

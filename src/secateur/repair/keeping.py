@@ -124,11 +124,12 @@ def polish(
             progress=case.progress,
         )
         return polished, [
-            Change(*(fooled(network, trigger, clean, without) for network in (pruned, polished)))
-            for trigger in known
+            Change(flags, fooled(polished, trigger, clean, without))
+            for flags, trigger in zip(before, known, strict=True)
         ]
 
     with case.stage("polishing"):
+        before = [fooled(pruned, trigger, clean, without) for trigger in known]
         polished, changes = attempt(polishing)
         again = any(change.back for change in changes)
         if again:
