@@ -29,7 +29,6 @@ from secateur.expose import (
     GENTLE,
     Exposed,
     Inversion,
-    InvertedTrigger,
     Scan,
     anomalies,
     flushed_denormals,
@@ -138,11 +137,12 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
             for check in verdict.checks
         },
     }
-    if isinstance(found, InvertedTrigger):
+    if (pixels := verdict.pixels) is not None:
         network, convention = subject.model.network, subject.model.convention
-        result["success"] = success_of(network, found.trigger, found.label, subject.test, convention)
-        if subject.trigger is not None and hasattr(subject.trigger, "keep"):
-            result |= overlaps(found.trigger, subject.trigger)
+        result["success"] = success_of(network, pixels.trigger, pixels.label, subject.test, convention)
+        result["drawn"] = verdict.drawn and verdict.drawn.norm
+        if subject.trigger is not None and pixels.form == "patch" and hasattr(subject.trigger, "keep"):
+            result |= overlaps(pixels.trigger, subject.trigger)
     return result, revealed
 
 

@@ -9,6 +9,7 @@ from planted import CLEAN, TARGET, Normed, Planted
 from secateur import RNP
 from secateur.errors import MethodError
 from secateur.expose import Inversion, LatentTrigger, Scan, Search
+from secateur.expose.triggers import success_of
 
 
 def generator() -> torch.Generator:
@@ -37,6 +38,20 @@ def test_what_is_evidence_is_inverted_once_more_for_its_label_alone() -> None:
     # A worse one is not taken.
     blind, _ = Scan(search=rough, sharpening=Inversion(steps=1))(Planted(), CLEAN, generator=generator())
     assert blind.trigger.norm == plain.trigger.norm
+
+
+def test_a_shift_of_channels_is_drawn_as_pixels_that_do_the_same() -> None:
+    network, blind = Normed(), Inversion(steps=1)
+    shifts = Search(patches=blind, changing=blind)
+    verdict, _ = Scan(search=shifts)(network, CLEAN, generator=generator())
+    assert isinstance(verdict.trigger, LatentTrigger)
+    pixels = verdict.pixels
+    assert pixels is verdict.drawn is not None
+    assert (pixels.label, pixels.form) == (TARGET, "additive")
+    assert success_of(network, pixels.trigger, TARGET, CLEAN.choose, CLEAN.convention) > 0.9
+    plain, _ = Scan(search=shifts, drawing=None)(network, CLEAN, generator=generator())
+    assert (plain.drawn, plain.pixels) == (None, None)
+    assert plain.trigger.norm == verdict.trigger.norm
 
 
 def test_the_same_network_without_it_gives_no_evidence() -> None:

@@ -226,6 +226,16 @@ def make_supported() -> dict[str, Any]:
     return make_scan(findings, revealed=exposure(), class_names=CIFAR)
 
 
+def make_drawn() -> dict[str, Any]:
+    """Return the evidence of a scan that drew the shift it found."""
+    found = shifts(*SMALL)
+    findings = Findings(found[3], found, {"shift": found})
+    (drawn,) = patches(0.7)
+    drawn = dataclasses.replace(drawn, label=3, form="additive")
+    verdict = dataclasses.replace(judge(findings), drawn=drawn)
+    return make_scan(findings, verdict=verdict, revealed=exposure())
+
+
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Every situation that a report must cope with.
 SITUATIONS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -308,6 +318,7 @@ SCANS: dict[str, Callable[[], dict[str, Any]]] = {
         ),
         revealed=exposure(),
     ),
+    "drawn": make_drawn,
     "no evidence": lambda: make_scan(
         Findings(None, patches(*USUAL), {"patch": patches(*USUAL)}, {"change": "no normalisation"}),
         notes=("A note.",),

@@ -343,6 +343,15 @@ def test_the_picture_shows_the_trigger_on_grey() -> None:
     assert situation("shift")["trigger"]["picture"] is None
 
 
+def test_a_shift_is_shown_by_pixels_that_do_the_same() -> None:
+    evidence, plain = situation("drawn")["trigger"], situation("shift")["trigger"]
+    assert evidence["kind"] == "shift"
+    assert evidence["picture"] == situation("evidence")["trigger"]["picture"]
+    assert evidence["statement"].startswith(plain["statement"])
+    assert "In pixels: A pattern of Euclidean norm 0.7" in evidence["statement"]
+    assert evidence["statement"] in situation("drawn")["statement"]
+
+
 def test_the_command_line_can_be_pasted() -> None:
     assert situation("repaired")["command"].endswith("--data 'a folder'")
 

@@ -153,16 +153,15 @@ def scan(
 
 
 def _write_trigger(staging: Path, verdict: "Verdict") -> dict[str, str]:
-    """Write the trigger that is the evidence, if it is one of pixels; return the SHA-256 of each file."""
+    """Write the trigger as images carry it, if one was inverted; return the SHA-256 of each file."""
     from secateur.data import write_trigger
-    from secateur.expose import InvertedTrigger
     from secateur.report import picture
 
-    if not isinstance(verdict.trigger, InvertedTrigger):
+    if verdict.pixels is None:
         return {}
-    write_trigger(staging / TRIGGER, verdict.trigger.trigger)
+    write_trigger(staging / TRIGGER, verdict.pixels.trigger)
     with atomic_path(staging / PICTURE) as temporary:
-        picture(verdict.trigger.trigger).save(temporary, format="PNG")
+        picture(verdict.pixels.trigger).save(temporary, format="PNG")
     return {name: sha256(staging / name) for name in (TRIGGER, PICTURE)}
 
 

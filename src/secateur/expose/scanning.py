@@ -9,7 +9,7 @@ from secateur.data import CleanData
 from secateur.expose.case import Case, flushed_denormals
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.searching import Search
-from secateur.expose.triggers import Found, Inversion
+from secateur.expose.triggers import Found, Inversion, InvertedTrigger
 from secateur.expose.unlearning import Unlearning
 from secateur.expose.verdict import Verdict, judge
 from secateur.progress import Progress
@@ -31,6 +31,9 @@ class Scan:
     sharpening
         How a patch that is evidence is inverted once more, for its label alone: finding it takes few steps,
         and with more, and in one piece, it becomes more like the planted one. None leaves it.
+    drawing
+        How a pattern of pixels is inverted where the evidence is a shift of channels, which no image shows.
+        None does not.
     """
 
     unlearning: Unlearning = GENTLE
@@ -38,6 +41,7 @@ class Scan:
     sharpening: Inversion | None = field(
         default_factory=lambda: Inversion(steps=200, restarts=3, form="compact")
     )
+    drawing: Inversion | None = field(default_factory=lambda: Inversion(restarts=3, form="additive"))
 
     def __call__(
         self,
@@ -75,15 +79,20 @@ class Scan:
             exposed = Exposing(self.unlearning, self.search)(case)
             verdict = judge(exposed.findings)
             found = verdict.trigger
-            if self.sharpening and found and found.form == "patch" and found.label is not None:
-                verdict = replace(verdict, trigger=self._sharper(self.sharpening, case, found))
+            if found and found.label is not None:
+                if self.sharpening and found.form == "patch":
+                    sharper = self._again(case, "sharpening", self.sharpening, found)
+                    if sharper and sharper.norm < found.norm:
+                        verdict = replace(verdict, trigger=sharper)
+                elif self.drawing and found.form == "shift":
+                    verdict = replace(verdict, drawn=self._again(case, "drawing", self.drawing, found))
         exposed.seconds.update(case.seconds)
         return verdict, exposed
 
-    def _sharper(self, sharpening: Inversion, case: Case, found: Found) -> Found:
-        """Return the smallest of several compact patches for the same label; that found if it is smaller."""
-        with case.stage("sharpening"):
-            (sharper,) = sharpening(
+    def _again(self, case: Case, stage: str, inversion: Inversion, found: Found) -> InvertedTrigger | None:
+        """Return the smallest of several triggers for the same label; None if none converged."""
+        with case.stage(stage):
+            (trigger,) = inversion(
                 case.network,
                 case.clean.learn,
                 case.clean.choose,
@@ -92,4 +101,4 @@ class Scan:
                 labels=[found.label],
                 progress=case.progress,
             )
-        return sharper if sharper.converged and sharper.norm < found.norm else found
+        return trigger if trigger.converged else None

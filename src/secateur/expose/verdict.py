@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from secateur.expose.searching import Findings, Kind, Reason
-from secateur.expose.triggers import Found, enough
+from secateur.expose.triggers import Found, InvertedTrigger, enough
 
 Conclusion = Literal["evidence", "no evidence", "inconclusive"]
 
@@ -62,6 +62,8 @@ class Verdict:
         The trigger that is the evidence.
     checks
         One for each kind of trigger.
+    drawn
+        Pixels that do the same where the trigger is a shift of channels, if they were inverted and converged.
     """
 
     conclusion: Conclusion
@@ -69,6 +71,12 @@ class Verdict:
     point: float
     trigger: Found | None
     checks: tuple[Check, ...]
+    drawn: InvertedTrigger | None = None
+
+    @property
+    def pixels(self) -> InvertedTrigger | None:
+        """The trigger as images carry it, if one was inverted."""
+        return self.trigger if isinstance(self.trigger, InvertedTrigger) else self.drawn
 
     @property
     def label(self) -> int | None:

@@ -11,15 +11,18 @@ from secateur.statistics import Proportion
 ON_LEARN = "on the clean images that the method learned from; Wilson score interval"
 
 
-def trigger_section(trigger: Found | None, class_names: Sequence[str] | None) -> Evidence | None:
-    """Return what an inverted trigger is; None if there is none."""
+def trigger_section(
+    trigger: Found | None, class_names: Sequence[str] | None, *, drawn: InvertedTrigger | None = None
+) -> Evidence | None:
+    """Return what an inverted trigger is; None if there is none. `drawn` are pixels that do the same."""
     if trigger is None:
         return None
     facts = _facts(trigger, class_names)
-    return facts | {
-        "picture": embedded(trigger.trigger) if isinstance(trigger, InvertedTrigger) else None,
-        "statement": wording.trigger_statement(facts),
-    }
+    statement = wording.trigger_statement(facts)
+    if drawn is not None:
+        statement += f" In pixels: {wording.trigger_statement(_facts(drawn, class_names))}"
+    pixels = trigger if isinstance(trigger, InvertedTrigger) else drawn
+    return facts | {"picture": pixels and embedded(pixels.trigger), "statement": statement}
 
 
 def exposure_section(

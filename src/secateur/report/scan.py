@@ -47,7 +47,7 @@ def collect_scan(
         seconds=exposed.seconds,
         notes=exposed.notes,
     )
-    trigger = trigger_section(verdict.trigger, clean.class_names)
+    trigger = trigger_section(verdict.trigger, clean.class_names, drawn=verdict.drawn)
     evidence |= {
         "outcome": verdict.conclusion,
         "statement": wording.verdict_statement(verdict, trigger),

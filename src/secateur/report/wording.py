@@ -117,7 +117,7 @@ def verdict_statement(verdict: Verdict, trigger: Mapping[str, Any] | None) -> st
         )
         return (
             f"A trigger that causes {caused} is {smaller}. A planted backdoor looks like that; so does a "
-            f"class that the network tells by a small mark. {trigger_statement(trigger)}"
+            f"class that the network tells by a small mark. {trigger['statement']}"
         )
     if verdict.conclusion == "no evidence":
         return (
