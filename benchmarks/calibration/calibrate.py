@@ -159,18 +159,30 @@ def networks() -> dict[str, tuple[str, SpecimenRecipe]]:
                 size=(images.size, images.size),
                 channels=images.channels,
             )
-            short = "clean" if attack == "none" else attack
-            found[f"{name}-{model.split(':')[1]}-{short}-{recipe.seed}"] = (name, recipe)
+            found[named(name, recipe)] = (name, recipe)
     return found
+
+
+def named(images: str, recipe: SpecimenRecipe) -> str:
+    """Return the name of a network."""
+    attack = "clean" if recipe.attack == "none" else recipe.attack
+    return f"{images}-{recipe.model.split(':')[1]}-{attack}-{recipe.seed}"
 
 
 def trained(
     name: str, images: str, recipe: SpecimenRecipe, work: Path, opened: dict[str, Data]
 ) -> dict[str, Any]:
-    """Return the card of a network, which is trained if it is not there."""
+    """Return the card of a network, which is trained if it is not there.
+
+    An attacker who needs a clean network has that of the same kind, which must be there.
+    """
     folder = work / name
     if not (folder / CARD).exists():
         recipe = replace(recipe, data=SETS[images].write(work))
+        attack = recipe.create_attack()
+        if attack is not None and attack.needs_surrogate:
+            twin = named(images, replace(recipe, attack="none", seed=recipe.seed - 1))
+            recipe = replace(recipe, surrogate=work / twin / WEIGHTS)
         if images not in opened:
             opened[images] = open_data(recipe)
         make_specimen(recipe, folder, data=opened[images])
@@ -394,9 +406,10 @@ def main() -> None:
     opened: dict[str, Data] = {}
     options.work.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, options.part.split("/"))
-    for name, (images, recipe) in list(networks().items())[part::parts]:
-        if options.draw:
-            break
+    for count, (name, (images, recipe)) in enumerate(networks().items()):
+        # In pairs: some attackers have the clean network of the same kind.
+        if options.draw or count // 2 % parts != part:
+            continue
         card = trained(name, images, recipe, options.work, opened)
         if not took(card):
             name, recipe = f"{name}{AGAIN}", harder(recipe)
