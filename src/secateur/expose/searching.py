@@ -13,7 +13,7 @@ from secateur.errors import MethodError
 from secateur.expose.forgetting import Outlasting
 from secateur.expose.labels import LabelScores
 from secateur.expose.latent import LatentInversion
-from secateur.expose.triggers import Found, Inversion, strengths, suspect
+from secateur.expose.triggers import Found, Inversion, ranked, suspect
 from secateur.progress import Progress
 from secateur.units import UnitLayer
 
@@ -65,8 +65,7 @@ class Findings:
         Support is what the strength owes to unlearning, 1 if it points to another label. Patterns that
         outlast the forgetting of a class have none: unlearning is no other witness than that.
         """
-        triggers = self.looks[kind]
-        strength, trigger = max(zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0])
+        strength, trigger = ranked(self.looks[kind])[0]
         support = 1.0
         if self.labels and kind != "outlasting" and trigger.label == self.labels.top:
             support = self.labels.support
@@ -179,7 +178,7 @@ class Search:
         triggers = looks["patch"]
         found = suspect(triggers, self.point)
         if labels is None:
-            candidates = _by_strength(triggers)
+            candidates = [trigger.label for _, trigger in ranked(triggers) if trigger.label is not None]
         proposed = sorted(candidates[: self.proposed])
         normed = any(layer.kind == "norm" for layer in layers)
         dominant = labels.label if labels else None
@@ -218,10 +217,3 @@ class Search:
         elif not self.outlasting:
             skipped["outlasting"] = "left out"
         return Findings(found, triggers, looks, skipped, self.point, labels)
-
-
-def _by_strength(triggers: Sequence[Found]) -> list[int]:
-    """Return the labels of triggers, the strongest first."""
-    pairs = zip(strengths(triggers), triggers, strict=True)
-    ordered = sorted(pairs, key=lambda pair: pair[0], reverse=True)
-    return [trigger.label for _, trigger in ordered if trigger.label is not None]

@@ -348,12 +348,15 @@ def strengths(triggers: Sequence[Found]) -> tuple[float, ...]:
     )
 
 
+def ranked(triggers: Sequence[AnyFound]) -> list[tuple[float, AnyFound]]:
+    """Return triggers after their strengths, the strongest first."""
+    pairs = zip(strengths(triggers), triggers, strict=True)
+    return sorted(pairs, key=lambda pair: pair[0], reverse=True)
+
+
 def suspect(triggers: Sequence[AnyFound], point: float = 1.0) -> AnyFound | None:
     """Return the trigger whose strength among those of all labels is beyond `point`, if one's is."""
-    strength, found = max(
-        zip(strengths(triggers), triggers, strict=True), key=lambda pair: pair[0], default=(0.0, None)
-    )
-    return found if strength > point else None
+    return next((trigger for strength, trigger in ranked(triggers) if strength > point), None)
 
 
 def typical_norm(triggers: Sequence[Found], found: Found) -> float:

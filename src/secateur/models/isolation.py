@@ -144,7 +144,7 @@ def _result(path: Path, folder: Path, return_code: int) -> RawTensors:
     except (OSError, ValueError, KeyError, SafetensorError):
         raise CheckpointError(
             f"{path}: the process that reads checkpoints ended without a result (exit code {return_code}); "
-            "the file is probably damaged"
+            "the file is probably damaged; if no other can be read either, the installation is"
         ) from None
     if status == "refused":
         names = ", ".join(outcome["imports"])
