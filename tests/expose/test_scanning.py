@@ -1,12 +1,14 @@
 """A scan of planted networks, and what a repair does with it."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
 from planted import CLEAN, TARGET, Normed, Planted
 from secateur import RNP
+from secateur.data import LabelledImages
 from secateur.errors import MethodError
 from secateur.expose import Inversion, LatentTrigger, Scan, Search
 from secateur.expose.triggers import success_of
@@ -83,6 +85,15 @@ def test_what_a_repair_does_not_search_for_it_does_not_take() -> None:
         RNP(shift=False)(network, CLEAN, exposed=exposed)
     with pytest.raises(MethodError, match="search for no triggers"):
         RNP(search=None)(network, CLEAN, exposed=exposed)
+
+
+@pytest.mark.parametrize("part", ["learn", "choose"])
+def test_images_of_one_class_are_refused_before_anything_is_computed(part: str) -> None:
+    images = getattr(CLEAN, part)
+    mine = (images.labels == TARGET).nonzero().flatten()
+    one = LabelledImages(images.images[mine], images.labels[mine])
+    with pytest.raises(MethodError, match="of one class"):
+        Scan()(Planted(), dataclasses.replace(CLEAN, **{part: one}), generator=generator())
 
 
 def test_the_point_decides_what_stands_out() -> None:

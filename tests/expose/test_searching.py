@@ -86,7 +86,7 @@ def test_without_a_backdoor_all_kinds_are_tried_and_nothing_is_found() -> None:
     assert len(search(Normed(strength=0.0), shift=False, outlasting=None).triggers) == CLASSES + 1
 
 
-def patch_for(label: int, norm: float) -> InvertedTrigger:
+def patch_for(label: int | None, norm: float) -> InvertedTrigger:
     return InvertedTrigger(label, Trigger(torch.ones(1, 2, 2), torch.zeros(1, 2, 2)), norm, 1.0, True)
 
 
@@ -95,6 +95,18 @@ class Told(Inversion):
 
     def __call__(self, *_arguments: Any, labels: Any, **_more: Any) -> tuple[InvertedTrigger, ...]:
         return tuple(patch_for(label, (10.0, 7.0, 9.0, 10.5, 11.0)[label]) for label in labels)
+
+
+def test_a_patch_that_changes_any_answer_gives_no_other_patch_a_second_chance() -> None:
+    """One size more may move the median so far that a label's patch would stand out among them."""
+    norms = (30.0, 31.0, 28.0, 23.6, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)
+    patches = tuple(patch_for(label, norm) for label, norm in enumerate(norms))
+    looks = {"patch": patches, "change": (*patches, patch_for(None, 29.0))}
+    findings = Findings(None, (), looks)
+    assert strengths(looks["change"])[3] > max(strengths(patches)[:3])
+    strength, _, trigger = findings.strongest("change")
+    assert trigger.label is None
+    assert strength == strengths(looks["change"])[-1]
 
 
 def test_a_label_that_gains_from_unlearning_needs_a_weaker_trigger() -> None:

@@ -19,6 +19,7 @@ from secateur.expose import (
 )
 from secateur.expose.descending import End
 from secateur.expose.triggers import _ease
+from secateur.progress import Silent
 
 CLASSES, SIZE = 5, 8
 CONVENTION = InputConvention((SIZE, SIZE), 1)
@@ -197,6 +198,19 @@ def test_of_many_candidates_the_larger_are_dropped_early_and_the_planted_one_is_
     assert found[TARGET].norm == pytest.approx(alone[0].norm, rel=1e-4)
     with pytest.raises(MethodError):
         Inversion(finalists=0)
+
+
+def test_few_steps_are_not_exceeded_by_halving() -> None:
+    steps: list[str] = []
+
+    class Counting(Silent):
+        def advance(self, **facts: float) -> None:
+            steps.append("one")
+
+    Inversion(steps=1, finalists=1)(
+        Planted(), rows(seed=1), rows(seed=2), CONVENTION, generator=torch.Generator(), progress=Counting()
+    )
+    assert len(steps) == 1
 
 
 def test_more_starts_halve_by_candidates() -> None:

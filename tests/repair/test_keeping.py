@@ -123,6 +123,20 @@ def attempted(
     return kept, case.notes
 
 
+def test_a_network_that_answers_with_probabilities_is_polished_as_one_that_does_not() -> None:
+    network = Planted()
+    with torch.no_grad():
+        network.answer.weight.mul_(10.0)
+    (plain, told), (soft, told_of_soft) = (
+        attempted(GENTLE, each, sorted(BACKDOOR)) for each in (network, nn.Sequential(network, nn.Softmax(1)))
+    )
+    assert plain is not None
+    assert soft is not None
+    for one, other in zip(plain.network.parameters(), soft.network.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert told == told_of_soft
+
+
 def test_a_polish_is_kept_with_what_it_changed() -> None:
     plain, result = repaired(), repaired(GENTLE)
     assert result.tuned is not None

@@ -36,6 +36,19 @@ def test_no_more_than_the_share_is_taken() -> None:
     assert choice.pruned == ()
 
 
+def test_a_share_of_a_single_unit_is_taken_and_never_one_that_gains_nothing() -> None:
+    network = Planted()
+    first, second = sorted(BACKDOOR)
+    with torch.no_grad():
+        network.answer.weight[TARGET, second] = 0.0
+    discovery, _ = found_units(network)
+    for share in (0.2, 0.5):
+        choice, _ = Silencing(share=share)(
+            network, discovery.layers, corner(), CLEAN, budget=0.02, shift=True, progress=Silent()
+        )
+        assert choice.kept == (first,)
+
+
 def test_a_network_without_normalisation_is_repaired_by_the_trigger_found() -> None:
     result = RNP(silencing=Silencing(share=0.5))(Planted(), CLEAN)
     assert result.outcome == "repaired"

@@ -32,7 +32,8 @@ def test_the_inverted_trigger_stops_working_and_no_unit_is_pruned() -> None:
 def test_without_a_trigger_the_weights_stay() -> None:
     network = Planted(backdoor=False)
     result = repaired(network, search=Search())
-    assert (result.outcome, result.tuned) == ("nothing found", None)
+    # Of a network without normalisation patches alone are no answer.
+    assert (result.outcome, result.tuned) == ("inconclusive", None)
     state = result.state(network.state_dict())
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
 

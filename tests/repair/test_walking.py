@@ -63,6 +63,23 @@ def test_units_that_the_clean_task_needs_are_spared() -> None:
     assert choice.curve[-1].loss.value < 0.05
 
 
+def test_without_tolerances_the_limit_of_the_loss_stops_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking, "CHUNKS", 28)
+    network, data, order = backdoored(), clean(), list(range(28))
+    layers = discover(network, example_input(CONVENTION)).layers
+    units = list(all_units(layers))
+
+    def loss(count: int) -> float:
+        pruned = prune(network, layers, [units[k] for k in order[:count]])
+        return float(F.cross_entropy(predict(pruned, data.learn.images, CONVENTION), data.learn.labels))
+
+    limit = 0.02
+    choice = walk(order, Limits(loss=limit))
+    stopped = len(choice.kept)
+    assert 0 < stopped < 28
+    assert loss(stopped) - loss(0) <= limit + 1e-5 < loss(stopped + 1) - loss(0)
+
+
 def test_a_group_never_costs_more_than_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walking, "CHUNKS", 4)
     choice = walk(list(range(28)), Limits(loss=0.02), torch.full((28,), 0.05))

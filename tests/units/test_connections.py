@@ -351,9 +351,9 @@ def test_channels_are_followed_to_other_places() -> None:
 class Transformer(nn.Module):
     """One block of a vision transformer over four tokens, with either way to write attention."""
 
-    def __init__(self, fused: bool) -> None:
+    def __init__(self, fused: bool, masked: bool = False) -> None:
         super().__init__()
-        self.num_heads, self.fused = 2, fused
+        self.num_heads, self.fused, self.masked = 2, fused, masked
         self.entry, self.hidden = nn.Linear(3, 5), nn.Linear(5, 6)
         self.norm, self.qkv, self.proj = nn.LayerNorm(6), nn.Linear(6, 18), nn.Linear(6, 6)
         self.widen, self.narrow, self.head = nn.Linear(6, 7), nn.Linear(7, 6), nn.Linear(6, 2)
@@ -361,15 +361,22 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.hidden(F.relu(self.entry(x)))
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v) if self.fused else (q @ k.mT / 3).softmax(-1) @ v
+        near = torch.zeros(x.shape[1], x.shape[1]) if self.masked else None
+        y = (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=near)
+            if self.fused
+            else (q @ k.mT / 3).softmax(-1) @ v
+        )
         x = x + self.proj(y.transpose(1, 2).flatten(2))
         x = x + self.narrow(F.gelu(self.widen(x)))
         return self.head(x.mean(1))
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_heads_take_through_queries_keys_and_values_and_give_through_their_projection(fused: bool) -> None:
-    network = Transformer(fused)
+@pytest.mark.parametrize(("fused", "masked"), [(True, False), (True, True), (False, False)])
+def test_heads_take_through_queries_keys_and_values_and_give_through_their_projection(
+    fused: bool, masked: bool
+) -> None:
+    network = Transformer(fused, masked)
     connections, units = connected(network, 4, 3)
     assert set(units) == {"entry", "", "widen"}
     stream = l1(network.hidden)

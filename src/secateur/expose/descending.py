@@ -96,7 +96,8 @@ class Descent:
             torch.Generator().manual_seed(seed + (-1 if label is None else label) * settings.restarts + again)
             for label, again in runs
         ]
-        known = {label: answers_without(network, label, learn, convention) for label, _ in runs}
+        labels = dict.fromkeys(label for label, _ in runs)
+        known = {label: answers_without(network, label, learn, convention) for label in labels}
         self._others = [of_others(known[label], label) for label, _ in runs]
         self._wanted = [wanted_classes(label, known[label], classes) for label, _ in runs]
         noise = torch.stack([torch.randn(shape, generator=source) for source in self._sources])

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from secateur.data import CleanData
+from secateur.errors import MethodError
 from secateur.expose.case import Case
 from secateur.expose.labels import LabelScores, score_labels
 from secateur.expose.searching import Findings, Search
@@ -69,6 +71,8 @@ class Exposing:
             case.notes += known.notes
             case.network.requires_grad_(False)
             return known
+        if self.search:
+            _check_classes(case.clean)
         told = len(case.notes)
         exposure, unlearned = self._unlearn(case)
         labels = None
@@ -118,3 +122,13 @@ class Exposing:
         if not findings.triggers:
             del case.seconds["inverting"]
         return findings
+
+
+def _check_classes(clean: CleanData) -> None:
+    """Make sure that triggers can be fitted and tested: they need images of other classes."""
+    for images, purpose in ((clean.learn, "learned from"), (clean.choose, "held out")):
+        if bool((images.labels == images.labels[:1]).all()):
+            raise MethodError(
+                f"all clean images that are {purpose} ({len(images)}) are of one class: give more images, of "
+                "several classes"
+            )

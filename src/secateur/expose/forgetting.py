@@ -110,7 +110,7 @@ class Forgetting:
             loss = self._loss(output, label, images.labels[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            _shorten(parameters, longest)
+            _to_length(parameters, longest)
             optimizer.step()
         return forgetful.requires_grad_(False), forgot
 
@@ -124,12 +124,12 @@ def _share(output: Tensor, label: int) -> float:
     return float((output.argmax(1) == label).double().mean())
 
 
-def _shorten(parameters: Sequence[nn.Parameter], longest: float) -> None:
-    """Scale gradients so that a step is as long as it may be."""
+def _to_length(parameters: Sequence[nn.Parameter], length: float) -> None:
+    """Scale gradients to a length, together."""
     norm = float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(longest / max(norm, TINY))
+            parameter.grad.mul_(length / max(norm, TINY))
 
 
 @dataclass(frozen=True)

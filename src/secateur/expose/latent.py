@@ -44,7 +44,7 @@ class LatentTrigger:
     success
         Share of held-out images of other classes that the shifted network gives the label.
     converged
-        Whether that share is as large as was asked for. If not, `norm` means nothing.
+        Whether that share comes near what was asked for. If not, `norm` means nothing.
     """
 
     label: int
@@ -63,13 +63,16 @@ class LatentTrigger:
         shifted = duplicate(network)
         with torch.no_grad():
             for name, shift in self.shifts.items():
-                shifted.get_parameter(name).add_(shift)
+                parameter = shifted.get_parameter(name)
+                parameter.add_(shift.to(parameter.device))
         return shifted, images
 
     def answers(self, network: nn.Module, images: Tensor, convention: InputConvention) -> Tensor:
         """Return what the network answers to the images once it is shifted."""
         inputs = convention.normalise(images.to(next(network.parameters()).device))
-        moved = {name: network.get_parameter(name) + shift for name, shift in self.shifts.items()}
+        moved = {
+            name: network.get_parameter(name) + shift.to(inputs.device) for name, shift in self.shifts.items()
+        }
         return shifted_answers(network, moved, inputs)
 
 
@@ -205,7 +208,7 @@ class LatentInversion:
             succeeded = float((output.argmax(1) == target).double().mean()) > self.success
             # A run that never succeeded is represented by where it ended.
             size = float(norm.detach())
-            if (succeeded and size < smallest) or smallest == math.inf:
+            if math.isfinite(size) and ((succeeded and size < smallest) or smallest == math.inf):
                 best = raw.detach().clone()
                 smallest = size if succeeded else smallest
             weight = weight * self.factor if succeeded else weight / self.factor

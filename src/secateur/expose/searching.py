@@ -62,10 +62,13 @@ class Findings:
     def strongest(self, kind: Kind) -> tuple[float, float, Found]:
         """Return the trigger of a kind that stands out most, after its strength and its support.
 
+        Of patches that change any answer there is one, and those for labels are what it is compared with.
         Support is what the strength owes to unlearning, 1 if it points to another label. Patterns that
         outlast the forgetting of a class have none: unlearning is no other witness than that.
         """
-        strength, trigger = ranked(self.looks[kind])[0]
+        strength, trigger = next(
+            pair for pair in ranked(self.looks[kind]) if kind != "change" or pair[1].label is None
+        )
         support = 1.0
         if self.labels and kind != "outlasting" and trigger.label == self.labels.top:
             support = self.labels.support
@@ -195,7 +198,8 @@ class Search:
             looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
             if not found:
                 triggers = looks["change"]
-                found = suspect(triggers, self.point)
+                strength, _, change = Findings(None, (), looks).strongest("change")
+                found = change if strength > self.point else None
         if goes_on("shift") and shift:
             looks["shift"] = invert(partial(self.shifts, network, layers), proposed)
             if not found:

@@ -32,7 +32,8 @@ class Succeeding:
         How patches for a label are inverted beside the one found, and on pruned networks. There they take
         more and longer steps to become small; with fewer, what comes of two starts differs by half.
     changing, latent
-        How patches without a label, and shifts, are inverted.
+        How patches without a label (and those for labels that they are held against), and shifts, are
+        inverted.
     outlasting
         How patterns that outlast forgetting are inverted beside one.
     starts
@@ -62,8 +63,8 @@ class Succeeding:
     def __post_init__(self) -> None:
         if min(self.starts, self.compared) < 1:
             raise MethodError("successors need at least one start and one label to compare with")
-        if not (0 < self.cheap <= 1 and 0 < self.cheap_shift <= 1 and 0 < self.doubtful <= 1):
-            raise MethodError("what is cheap or doubtful must be above 0 and at most 1")
+        if not all(0 < cheap <= self.doubtful <= 1 for cheap in (self.cheap, self.cheap_shift)):
+            raise MethodError("what is cheap must be above 0, and doubtful as well, which is at most 1")
 
 
 class Successors:
@@ -172,7 +173,8 @@ class Successors:
 
         The median, or for a trigger without a label the least: one for any label changes answers, too.
         """
-        others = [self._invert(network, latent, label) for label in self._others]
+        how = self._settings.changing if self._found.label is None else None
+        others = [self._invert(network, latent, label, how) for label in self._others]
         norms = [other.norm for other in filter(_works, others)] or [math.inf]
         return min(norms) if self._found.label is None else statistics.median(norms)
 

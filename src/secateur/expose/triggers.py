@@ -56,7 +56,7 @@ class InvertedTrigger:
     success
         Share of held-out images of other classes that the network gives the label when they are stamped.
     converged
-        Whether that share is as large as was asked for. If not, `norm` means nothing.
+        Whether that share comes near what was asked for. If not, `norm` means nothing.
     form
         What it may do to an image.
     """
@@ -99,7 +99,7 @@ class Found(Protocol):
 
     @property
     def converged(self) -> bool:
-        """Whether that share is as large as was asked for."""
+        """Whether that share comes near what was asked for."""
         ...
 
     @property
@@ -246,6 +246,7 @@ class Inversion:
         if not rounds:
             progress.start("inverting", self.steps * len(groups))
             return [end for group in groups for end in begin(group).go(self.steps).ends()]
+        rounds = min(rounds, self.steps)
         length = max(1, self.steps // (2 * rounds))
         progress.start("inverting", self.steps * len(groups))
         descents, dropped = [begin(group) for group in groups], []

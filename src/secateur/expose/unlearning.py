@@ -240,9 +240,9 @@ def predict(
 def even_batches(
     images: LabelledImages, size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches of nearly equal sizes, at most `size`: no last batch of a single image."""
+    """Yield shuffled batches of nearly equal sizes, about `size`, none of a single image among several."""
     order = torch.randperm(len(images), generator=generator)
-    for chosen in order.tensor_split(max(1, -(-len(images) // size))):
+    for chosen in order.tensor_split(max(1, min(-(-len(images) // size), len(images) // 2))):
         yield images.images[chosen], images.labels[chosen]
 
 

@@ -66,7 +66,7 @@ def activity(
         return keep
 
     told = [layer for layer in layers if layer.kind != "heads"]
-    sums = {layer.name: torch.zeros(3, layer.count, device=plain[0].device) for layer in told}
+    sums = {layer.name: plain[0].new_zeros(3, layer.count, dtype=torch.float64) for layer in told}
     values = dict.fromkeys(sums, 0)
     with ExitStack() as undo:
         for layer in told:
@@ -77,15 +77,16 @@ def activity(
             before = {name: output.flatten(0, -2) for name, output in held.items()}
             changed(stamped_batch)
             for name, first in before.items():
-                change = (held[name].flatten(0, -2) - first).abs().sum(0)
-                sums[name] += torch.stack([first.sum(0), first.square().sum(0), change])
+                change = (held[name].flatten(0, -2) - first).abs()
+                measured = (first, first.square(), change)
+                sums[name] += torch.stack([part.sum(0, dtype=torch.float64) for part in measured])
                 values[name] += len(first)
     found = {}
     for name, (total, squares, change) in sums.items():
         mean = total / values[name]
         deviation = (squares / values[name] - mean.square()).clamp_min(0).sqrt()
         floor = FLOOR * deviation.mean() + torch.finfo(deviation.dtype).tiny
-        found[name] = torch.stack([mean, deviation, change / values[name] / (deviation + floor)])
+        found[name] = torch.stack([mean, deviation, change / values[name] / (deviation + floor)]).float()
     typical = torch.ones(3, device=plain[0].device)
     if found:
         typical = torch.cat(list(found.values()), 1).median(1).values

@@ -217,12 +217,12 @@ class Erasing:
                 break
             before = set(kept)
             trials = tried_on(clean, known)
-            progress.start("erasing", math.ceil(most / (self.taken * group)))
+            progress.start("erasing", math.ceil(most / group))
             while trials.now.success > self.success:
                 slopes = trials.slopes(flat)
                 carried = torch.maximum(carried, slopes / max(trials.now.strength, FREE))
                 taken = trials.best(flat, slopes, candidates=self.candidates, taken=self.taken)
-                taken = taken[: most - len(kept)]
+                taken = taken[: max(0, most - len(kept))]
                 if not taken:
                     break
                 flat[taken] = 0

@@ -108,9 +108,8 @@ def polish(
     """
     layers, clean = case.discovery.layers, case.clean
     without = partial(prune, layers=layers, units=units, shift=shift)
-    pruned = without(case.network)
 
-    def attempt(polishing: Polishing) -> tuple[nn.Module, list[Change]]:
+    def attempt(polishing: Polishing, pruned: nn.Module) -> tuple[nn.Module, list[Change]]:
         polished = polishing(
             pruned,
             case.network,
@@ -129,11 +128,13 @@ def polish(
         ]
 
     with case.stage("polishing"):
+        # A copy made here answers with logits as well, also later.
+        pruned = without(case.network)
         before = [fooled(pruned, trigger, clean, without) for trigger in known]
-        polished, changes = attempt(polishing)
+        polished, changes = attempt(polishing, pruned)
         again = any(change.back for change in changes)
         if again:
-            polished, changes = attempt(replace(polishing, stamped=polishing.stamped**0.5))
+            polished, changes = attempt(replace(polishing, stamped=polishing.stamped**0.5), pruned)
     with case.stage("checking the polish"):
         right = right_on(polished, clean)
         kept, facts = compare(

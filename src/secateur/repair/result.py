@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposure, Findings, Found, LabelScores
+from secateur.expose import Exposed, Exposure, Findings, Found, LabelScores, judge
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import Discovery, Recipe, Unit
 
@@ -50,6 +50,21 @@ class Learning:
     evaluations: int
     seconds: float
     curve: tuple[tuple[int, float], ...]
+
+
+def outcome_of(exposed: Exposed, *, changed: bool) -> Outcome:
+    """Return the outcome of a repair that changed the network, or did not.
+
+    Nothing was found where nothing points to a backdoor, and what was looked at could have.
+    """
+    if changed:
+        return "repaired"
+    findings, labels = exposed.findings, exposed.labels
+    decided = exposed.exposure is not None and exposed.exposure.finite
+    if findings.looks:
+        decided = decided and judge(findings).conclusion != "inconclusive"
+    points = findings.found is not None or (labels is not None and labels.label is not None)
+    return "nothing found" if decided and not points else "inconclusive"
 
 
 @dataclass(frozen=True)

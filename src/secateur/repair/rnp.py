@@ -25,7 +25,7 @@ from secateur.expose import (
 )
 from secateur.models import duplicate
 from secateur.progress import Progress
-from secateur.repair.choosing import Choice
+from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erasing, Improving
@@ -34,7 +34,7 @@ from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_n
 from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
-from secateur.repair.result import Repair
+from secateur.repair.result import Repair, outcome_of
 from secateur.repair.silencing import Silencing
 from secateur.repair.walking import Limits, Walk
 from secateur.units import Recipe, ScoredUnit, all_units, prune
@@ -256,11 +256,15 @@ class RNP:
     def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
         """Recover masks, on the unlearned network and on the original, and choose by them."""
         findings = exposed.findings
-        parts = [(1 - self.original, duplicate(unlearned), "recovering")]
-        if self.original:
-            parts.append((self.original, duplicate(case.network), "recovering the original"))
+        parts = [
+            (1 - self.original, unlearned, "recovering"),
+            (self.original, case.network, "recovering the original"),
+        ]
         scores = torch.zeros(case.discovery.total)
-        for weight, start, stage in parts:
+        for weight, network, stage in parts:
+            if not weight:
+                continue
+            start = duplicate(network)
             with case.stage(stage, start):
                 path = self.recovering(
                     start,
@@ -273,7 +277,7 @@ class RNP:
                 )
             scores += weight * (path.mean if self.trajectory else path.last)
         with case.stage("choosing"):
-            choice = self._choose(case, scores, self.threshold)
+            choice = self._choose(case, scores)
         if findings.triggers:
             case.notes.append(f"{nothing_small(findings.triggers)} The masks alone decided what to prune.")
         if choice.spared:
@@ -298,9 +302,10 @@ class RNP:
         return self._choose_none(case)
 
     def _choose_none(self, case: Case) -> Chosen:
-        scores = torch.ones(case.discovery.total)
         with case.stage("choosing"):
-            return Chosen(self._choose(case, scores, -1.0), scores)
+            held = HeldOut(case.network, case.discovery.layers, case.clean, shift=self.shift)
+            choice = Choice.within(self._budget, [], held.curve([], 1))
+        return Chosen(choice, torch.ones(case.discovery.total))
 
     def _polish(self, case: Case, findings: Findings, chosen: Chosen) -> Polished | None:
         """Polish the pruned network; return nothing if that is not asked for or not kept."""
@@ -340,13 +345,13 @@ class RNP:
         """Say whether unlearning points to a label, so that masks may prune."""
         return not self.dominant or (exposed.labels is not None and exposed.labels.label is not None)
 
-    def _choose(self, case: Case, scores: Tensor, limit: float) -> Choice:
+    def _choose(self, case: Case, scores: Tensor) -> Choice:
         order = scores.argsort(stable=True)
-        suspects = order[scores[order] <= limit].tolist()
+        suspects = order[scores[order] <= self.threshold].tolist()
         suspicion = 1 - scores
         tolerances = None
-        if suspects and self.spare is not None:
-            tolerances = self.spare * suspicion / suspicion.max()
+        if self.spare is not None:
+            tolerances = self.spare * suspicion / suspicion.max().clamp_min(torch.finfo(scores.dtype).tiny)
         walk = Walk(case.network, case.discovery.layers, case.clean, shift=self.shift)
         limits = Limits()
         if self.budget is not None:
@@ -378,10 +383,9 @@ class RNP:
         repaired = prune(network, layers, [s.unit for s in scored], shift=self.shift)
         if polished:
             repaired.load_state_dict(polished.network.state_dict())
-        nothing = exposure is not None and exposure.finite and findings.found is None
         return Repair(
             method=self.name,
-            outcome="repaired" if scored else "nothing found" if nothing else "inconclusive",
+            outcome=outcome_of(exposed, changed=bool(scored)),
             network=repaired.eval(),
             recipe=recipe,
             discovery=case.discovery,

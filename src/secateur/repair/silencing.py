@@ -125,8 +125,8 @@ class Silencing:
         current = self._loss(replay.outputs, targets, weights)
         kept: list[int] = []
         curve = [held.point(flat, 0)]
-        progress.start("silencing", math.ceil(most / (TAKEN * group)))
-        while len(kept) + TAKEN * group <= most:
+        progress.start("silencing", math.ceil(most / group))
+        while len(kept) < most:
             slopes = self._slopes(network, layers, flat, plain + stamped, targets, weights, shift)
             gains = torch.where(flat > 0, slopes * changes, -torch.inf)
             order = gains.argsort(descending=True, stable=True)[: int(flat.sum())]
@@ -134,11 +134,13 @@ class Silencing:
             for suspects in torch.split(order[: self.candidates * group], group):
                 trial = flat.clone()
                 trial[suspects] = 0
-                trials.append((self._loss(replay.attempt(trial), targets, weights), suspects.tolist()))
+                loss = self._loss(replay.attempt(trial), targets, weights)
+                if loss < current:
+                    trials.append((loss, suspects.tolist()))
             trials.sort(key=lambda pair: pair[0])
-            if not trials or trials[0][0] >= current:
+            taken = [unit for _, suspects in trials[:TAKEN] for unit in suspects][: most - len(kept)]
+            if not taken:
                 break
-            taken = [unit for _, suspects in trials[:TAKEN] for unit in suspects]
             flat[taken] = 0
             kept += taken
             current = self._loss(replay.attempt(flat), targets, weights)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from secateur.progress import Progress
 from secateur.repair.choosing import HeldOut
 from secateur.repair.notes import found_note, nothing_small
 from secateur.repair.registry import register
-from secateur.repair.result import Repair
+from secateur.repair.result import Repair, outcome_of
 from secateur.units import Recipe
 
 
@@ -60,6 +61,8 @@ class UnlearnTrigger:
     precision
         Of forward passes.
     """
+
+    name: ClassVar[str] = "unlearn-trigger"
 
     unlearning: Unlearning = GENTLE
     search: Search = field(default_factory=Search)
@@ -125,13 +128,13 @@ class UnlearnTrigger:
             network.state_dict(),
             case.discovery.layers,
             [],
-            method="unlearn-trigger",
+            method=self.name,
             architecture=type(network).__name__,
             gamma_only=False,
         )
         return Repair(
-            method="unlearn-trigger",
-            outcome="repaired" if found else "nothing found" if decided else "inconclusive",
+            method=self.name,
+            outcome=outcome_of(exposed, changed=found is not None),
             network=tuned.eval(),
             recipe=recipe,
             discovery=case.discovery,

@@ -101,11 +101,13 @@ class Walk:
                 break
             visited += len(suspects)
             taken = self._take(suspects, tolerances, limits.loss - (self._loss - first))
+            if not taken and tolerances is None:
+                break
             if taken:
                 kept += taken
                 curve.append(self._held_out.point(self._flat, len(kept)))
             progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value)
-            if curve[-1].loss.low > limits.budget or self._loss - first > limits.loss:
+            if curve[-1].loss.low > limits.budget:
                 break
         return Choice.within(limits.budget, kept, curve, spared=visited - len(kept))
 
@@ -114,11 +116,11 @@ class Walk:
         trial[suspects] = 0
         loss = self._cross_entropy(self._learn.attempt(trial))
         rise = loss - self._loss
-        if tolerances is None or rise <= min(left, float(tolerances[suspects].sum())):
+        if rise <= left and (tolerances is None or rise <= float(tolerances[suspects].sum())):
             self._learn.accept()
             self._flat, self._loss = trial, loss
             return suspects
-        if len(suspects) == 1:
+        if len(suspects) == 1 or tolerances is None:
             return []
         half, before = len(suspects) // 2, self._loss
         taken = self._take(suspects[:half], tolerances, left)

@@ -54,8 +54,8 @@ class Operation:
     ) -> "Operation":
         """Name the arguments of a call, and find the tensors in its result."""
         schema = function._schema.arguments
-        arguments = {entry.name: entry.default_value for entry in schema if entry.has_default_value()}
-        arguments |= dict(zip((entry.name for entry in schema), given, strict=False))
+        arguments = {entry.name: entry.default_value for entry in schema}
+        arguments |= dict(zip(arguments, given, strict=False))
         return cls(function, {**arguments, **named}, _numeric(result))
 
     @property
@@ -125,7 +125,7 @@ def flow(operation: Operation, numbers: Callable[[Tensor], Tensor], origins: Ori
     if "keepdim" in arguments or _OVER_ALL.fullmatch(name):
         return _reduced(operation, first, origins)
     if _ATTENTION.fullmatch(name):
-        query, key, value = (numbers(tensor) for tensor in operands[:3])
+        query, key, value = (numbers(arguments[role]) for role in ("query", "key", "value"))
         scores = origins.join(origins.pool(query, (-2, -1)), origins.pool(key, (-2, -1)))
         return origins.join(scores, origins.pool(value, [-2]))
     return None
