@@ -101,6 +101,12 @@ def test_filter_ranks_triggered_files_first_and_streams_them_to_a_table(specimen
     assert np.median(triggered) > np.median(clean)
 
 
+def test_filter_says_which_rate_the_clean_images_allow(specimen, run, uploads, tmp_path):
+    code, _, err = run(*filtering(specimen, uploads, tmp_path / "scores.csv", "--rate", "0.01"))
+    assert code == 0
+    assert "--rate 0.01 needs more held-out clean images than " in err
+
+
 def test_filter_writes_parquet_with_labels_if_they_count(specimen, run, tmp_path):
     table = tmp_path / "scores.parquet"
     more = ("--labelled", "--detector", "strip", "--rate", "10", "--json")

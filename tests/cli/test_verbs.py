@@ -148,6 +148,26 @@ def test_evaluate_measures_the_attack_before_and_after(specimen, run, repaired):
     assert "ASR" not in out
 
 
+def test_evaluate_warns_where_the_input_may_be_wrong_and_measures_all_the_same(specimen, run, tmp_path):
+    stored = np.load(specimen.data)
+    np.savez(tmp_path / "other.npz", images=stored["images"], labels=(stored["labels"] + 1) % 4)
+    evaluation = ("evaluate", str(specimen.model), "--arch", specimen.architecture, "--size", str(EDGE))
+    evaluation += ("--data", str(tmp_path / "other.npz"))
+    code, out, err = run(*evaluation)
+    assert (code, out[:3]) == (0, "ACC")
+    assert "Conventions tried" in err
+    assert "Conventions tried" not in run(*evaluation, "--mean", "0", "--std", "1")[2]
+    assert run(*evaluation, "--quiet")[1:] == ("", "")
+
+
+def test_apply_writes_safetensors_only(specimen, run, repaired, tmp_path):
+    code, _, err = run(
+        "apply", str(repaired / "recipe.json"), str(specimen.model), "--out", str(tmp_path / "x.pth")
+    )
+    assert code == 2
+    assert "a name that ends in .safetensors" in err
+
+
 def test_units_lists_layers_and_why_others_are_not_prunable(specimen, run):
     arguments = ("units", str(specimen.model), "--arch", specimen.architecture)
     code, out, _ = run(*arguments, "--json")

@@ -69,15 +69,15 @@ def recipe_for_others(specimen: Specimen, folder: Path) -> list[str]:
 
     recipe = Recipe("rnp", "tiny", (), (), False, "0" * 64, "0" * 64)
     (folder / "recipe.json").write_text(recipe.to_json())
-    return ["apply", str(folder / "recipe.json"), str(specimen.model), "--out", str(folder / "x")]
+    return ["apply", str(folder / "recipe.json"), str(specimen.model), "--out", str(folder / "x.safetensors")]
 
 
 def recipe_is_a_checkpoint(specimen: Specimen, folder: Path) -> list[str]:
-    return ["apply", str(specimen.model), str(specimen.model), "--out", str(folder / "x")]
+    return ["apply", str(specimen.model), str(specimen.model), "--out", str(folder / "x.safetensors")]
 
 
 def recipe_is_missing(specimen: Specimen, folder: Path) -> list[str]:
-    return ["apply", str(folder / "no.json"), str(specimen.model), "--out", str(folder / "x")]
+    return ["apply", str(folder / "no.json"), str(specimen.model), "--out", str(folder / "x.safetensors")]
 
 
 def evaluate(specimen: Specimen, *more: str) -> list[str]:
@@ -127,7 +127,12 @@ CASES: list[tuple[str, Case, str]] = [
     (
         "polish of a method without",
         lambda s, f: repair(s, f, "--method", "unlearn-trigger", "--polish"),
-        "unlearn-trigger has no setting polishing; it has: ",
+        "--polish does not apply to --method unlearn-trigger; leave it out",
+    ),
+    (
+        "budget of a method without",
+        lambda s, f: repair(s, f, "--method", "unlearn-trigger", "--budget", "1"),
+        "--budget does not apply to --method unlearn-trigger; leave it out",
     ),
     ("unknown option", lambda s, f: repair(s, f, "--epochs", "3"), "--epochs"),
     ("no GPU", lambda s, f: repair(s, f, "--device", "cuda"), "--device cpu"),

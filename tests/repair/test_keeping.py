@@ -267,6 +267,10 @@ def test_where_triggers_were_cheap_before_they_must_not_become_cheaper() -> None
     assert not kept
     kept, facts = compared(strong, without_backdoor(strong))
     assert "(cheap already)" in facts[-1]
+    assert "but no cheaper" not in facts[-1]
+    assert kept
+    kept, facts = compared(strong, faint)
+    assert facts[-1].endswith("they are cheap, but no cheaper than before.")
     assert kept
 
 

@@ -30,7 +30,7 @@ USAGE_ERROR = cast(type[Exception], typer.BadParameter.__bases__[0])
 app = typer.Typer(
     help="Repair backdoored neural networks by pruning the few units that carry the backdoor.",
     epilog="Exit codes: 0 done; 1 scan found evidence; 2 something given cannot be used; 3 inconclusive; "
-    "130 interrupted.",
+    "70 an error in secateur; 130 interrupted; 141 the reader of the output is gone.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

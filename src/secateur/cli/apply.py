@@ -8,7 +8,7 @@ import typer
 from secateur.cli.console import say
 from secateur.cli.options import Force, Model, Quiet, StateKey
 from secateur.cli.writing import check_file, save_weights
-from secateur.errors import RecipeError
+from secateur.errors import InputError, RecipeError
 
 
 def apply(
@@ -28,12 +28,14 @@ def apply(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Repeat a repair on the original checkpoint, bit for bit, from its recipe alone.
+    """Prune the original checkpoint as a recipe says, bit for bit; a polish is not repeated.
 
     Neither the architecture nor any image is needed. A recipe for other weights is refused.
 
     Example: [cyan]secateur apply out/recipe.json model.pth --out repaired.safetensors[/]
     """
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: give --out a name that ends in .safetensors")
     check_file(out, force=force)
     from secateur.models import read_checkpoint
     from secateur.units import Recipe
@@ -44,6 +46,9 @@ def apply(
         raise RecipeError(f"{recipe}: is not a recipe, which is a JSON text") from error
     try:
         parsed = Recipe.from_json(text)
+    except RecipeError as error:
+        raise RecipeError(f"{recipe}: {error}; give the recipe.json that secateur repair wrote") from error
+    try:
         repaired = parsed.apply(read_checkpoint(model, state_key=state_key).state)
     except RecipeError as error:
         raise RecipeError(f"{recipe}: {error}") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from secateur.cli.console import output_console, printable
+from secateur.cli.console import output_console, printable, warn
 from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import (
@@ -34,13 +34,17 @@ from secateur.cli.options import (
     Std,
     Threads,
 )
+from secateur.cli.sampling import Sampling, measure_clean
 from secateur.cli.summary import described
-from secateur.errors import InputError
+from secateur.errors import ConventionError, InputError
 
 if TYPE_CHECKING:
     from secateur.evaluation import Evaluation
+    from secateur.models import LoadedModel
     from secateur.statistics import Proportion
 
+SAMPLES = 500
+"""Images on which other conventions of input are tried."""
 MEANINGS = {
     "ACC": "clean images answered with their true label",
     "ASR": "triggered images of attacked classes answered with the label that the attack wants",
@@ -80,7 +84,7 @@ def evaluate(
         typer.Option(
             metavar="K",
             min=0,
-            help="The label that the trigger causes.",
+            help="The label that the trigger causes; needed with --trigger, but for --mapping all-to-all.",
             show_default=False,
             rich_help_panel=ATTACK,
         ),
@@ -116,7 +120,10 @@ def evaluate(
     runs_on = prepare_device(device, threads)
     loaded = choice.load()
     wanted = _wanted(target, mapping, tuple(source or ()), loaded.num_classes)
-    images = DataChoice(data, split, root).open(loaded)
+    chosen = DataChoice(data, split, root)
+    images = chosen.open(loaded)
+    if choice.has_usual_values and not quiet:
+        _check_input(choice, chosen, loaded)
     loaded.network.to(runs_on)
     with display(quiet=quiet) as progress:
         evaluation = measure(
@@ -132,6 +139,15 @@ def evaluate(
         sys.stdout.write(json.dumps(_plain(evaluation, images.class_names), indent=1) + "\n")
     elif not quiet:
         _show(evaluation)
+
+
+def _check_input(choice: ModelChoice, images: DataChoice, loaded: "LoadedModel") -> None:
+    """Warn if the input is not what the network was trained on; it may also be that bad."""
+    clean = Sampling(SAMPLES, None, 0).draw(images, loaded)
+    try:
+        measure_clean(choice, loaded, clean, tell=False, quiet=False)
+    except ConventionError as error:
+        warn(str(error))
 
 
 def _wanted(

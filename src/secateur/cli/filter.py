@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import say
+from secateur.cli.console import say, warn
 from secateur.cli.display import display
 from secateur.cli.opening import DataChoice, ModelChoice, prepare_device
 from secateur.cli.options import (
@@ -172,6 +172,11 @@ def filter_(
     found = _plain(share, threshold, detector, out) | {"unreadable": unreadable}
     if tell:
         _tell(share, threshold, unreadable, out)
+        if threshold.rate > rate / 100:
+            warn(
+                f"--rate {rate:g} needs more held-out clean images than {threshold.images}; "
+                f"with those {100 * threshold.rate:.2g} % is the least"
+            )
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
 

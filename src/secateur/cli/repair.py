@@ -80,7 +80,7 @@ def repair(
             min=0,
             max=100,
             help="Largest loss of clean accuracy to accept, in percentage points. Where a trigger was found, "
-            "up to twice as much may be spent to finish. \\[default: 2]",
+            "up to twice as much may be spent to finish. \\[default: 2; none with --preset paper]",
             show_default=False,
             rich_help_panel=METHOD,
         ),
@@ -101,8 +101,9 @@ def repair(
         typer.Option(
             "--polish/--no-polish",
             help="After pruning, fit the weights that are left gently to the answers of the network as it "
-            "came. Only where a trigger was found, and kept only if it costs no accuracy and inverting again "
-            "finds none that came back. By default as the preset says. For --method rnp.",
+            "came. Only where a trigger was found, and kept only if it costs no accuracy, no known trigger "
+            "succeeds on more than 10 % again, and inverting again finds none that is cheap. By default as "
+            "the preset says. For --method rnp and onp.",
             show_default=False,
             rich_help_panel=METHOD,
         ),

@@ -10,6 +10,7 @@ from secateur.cli.options import Device
 from secateur.cli.sampling import Sampling, measure_clean
 from secateur.cli.summary import show_summary
 from secateur.cli.writing import check_folder, published, save_weights
+from secateur.errors import InputError
 from secateur.files import sha256, write_text
 from secateur.progress import Log
 
@@ -41,8 +42,14 @@ class MethodChoice:
         MethodError
             The method or the preset is unknown, or takes no such setting.
         """
-        from secateur.repair import Polishing, create
+        from secateur.repair import Polishing, create, methods
 
+        settings = methods()[self.name].settings if self.name in methods() else {}
+        options = {"budget": self.budget, "threshold": self.threshold, "polishing": self.polish}
+        for setting, value in options.items():
+            if value is not None and settings and setting not in settings:
+                option = "--polish" if setting == "polishing" else f"--{setting}"
+                raise InputError(f"{option} does not apply to --method {self.name}; leave it out")
         given: dict[str, object] = {}
         if self.budget is not None:
             given["budget"] = self.budget / 100

@@ -113,7 +113,9 @@ def _read_safetensors(path: Path) -> RawTensors:
         # Copied, because the file stays mapped otherwise and may be replaced while it is in use.
         return RawTensors({(name,): tensor.clone() for name, tensor in load_file(path).items()}, {})
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: is no valid safetensors file ({error})") from None
+        raise CheckpointError(
+            f"{path}: is no valid safetensors file ({error}); was it downloaded completely?"
+        ) from None
 
 
 def _states(raw: RawTensors) -> dict[str, dict[str, Tensor]]:

@@ -154,4 +154,6 @@ def _result(path: Path, folder: Path, return_code: int) -> RawTensors:
         )
     if status == "exceeded":
         raise UnsafeCheckpointError(_exceeded(path, outcome["what"]))
-    raise CheckpointError(f"{path}: no weights can be read: {outcome['reason']}")
+    raise CheckpointError(
+        f"{path}: no weights can be read: {outcome['reason']}; was it downloaded completely?"
+    )

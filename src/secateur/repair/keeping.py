@@ -192,12 +192,13 @@ def compare(
     cheap = successors.cheap(polished)
     if cheap:
         cheap = successors.cheap_on(polished, cheap)
+    kept = not cheap or _no_cheaper(cheap, cheap_before)
     facts.append(
         f"Triggers inverted again take {sizes_of(successors.last)}, before it {before}"
         f"{' (cheap already)' if cheap_before else ''}: compared with other labels they are "
-        f"{'cheap' if cheap else 'not cheap'}."
+        f"{'cheap' if cheap else 'not cheap'}{', but no cheaper than before' if cheap and kept else ''}."
     )
-    return not cheap or _no_cheaper(cheap, cheap_before), facts
+    return kept, facts
 
 
 def _no_cheaper(after: Sequence[Found], before: Sequence[Found]) -> bool:

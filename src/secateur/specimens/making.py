@@ -90,7 +90,7 @@ def make_specimen(
     network, convention = _network(recipe, data.train)
     surrogate = _clean_network(recipe, network, convention, data.train)
     if attack is not None and attack.needs_surrogate and surrogate is None:
-        raise InputError(f"{recipe.attack} needs a clean network: give one to start from, or as surrogate")
+        raise InputError(f"{recipe.attack} needs a clean network, to start from (--from) or as --surrogate")
     clean_accuracy = None
     if surrogate is not None:
         surrogate.network.to(device)
