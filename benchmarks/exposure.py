@@ -369,11 +369,26 @@ def table(cells: dict[str, Any]) -> str:
     kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before", "recovery"})
     if kinds:
         lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+    rates = list[str]()
     for name in subjects:
         row = [middle([value["area"]["value"] for value in of(name, kind)]) for kind in kinds]
         if any(row):
             lines.append(f"| `{name}` | " + " | ".join(row) + " |")
+            marked = [" / ".join(marks(of(name, kind))) for kind in kinds]
+            rates.append(f"| `{name}` | " + " | ".join(marked) + " |")
+    if rates:
+        lines += ["", "| network, at `--rate 1` | " + " | ".join(kinds) + " |"]
+        lines += ["| --- " * (len(kinds) + 1) + "|", *rates]
     return "\n".join(lines)
+
+
+def marks(values: list[dict[str, Any]]) -> list[str]:
+    """Return the median shares of triggered and of clean test images that are marked, in percent."""
+    return [
+        f"{100 * statistics.median(value[which]['value'] for value in values):.1f}"
+        for which in ("true_positives", "false_positives")
+        if values
+    ]
 
 
 def middle(values: list[float | None]) -> str:
