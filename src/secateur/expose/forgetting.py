@@ -168,8 +168,8 @@ class Outlasting:
     ) -> tuple[InvertedTrigger, ...]:
         """Return one trigger per candidate label, in the order of `labels`.
 
-        Its norm is a multiple: of what a trigger for the same label takes on the network as it came. Its
-        success is that on the network as it came.
+        Its norm is a multiple, at least 1: of what a trigger for the same label takes on the network as it
+        came. Its success is that on the network as it came.
 
         Parameters
         ----------
@@ -209,7 +209,8 @@ class Outlasting:
             converged = before.converged and after.converged
             # What only works on the network that forgot owes nothing to a backdoor.
             shared = forgot and success > WORKS
-            times = after.norm / max(before.norm, TINY)
+            # Nothing outlasts forgetting more than entirely: what takes less than before is chance.
+            times = max(1.0, after.norm / max(before.norm, TINY))
             return InvertedTrigger(label, after.trigger, times, success, shared and converged, "outlasting")
 
         found = list(map(measure, labels, invert(network, labels=labels)))

@@ -14,7 +14,7 @@ from secateur.expose.unlearning import Unlearning
 from secateur.expose.verdict import Verdict, judge
 from secateur.progress import Progress
 
-OPERATING_POINT = 1.4
+OPERATING_POINT = 1.6
 """Strength beyond which a scan speaks of evidence; docs/scan.md says how often clean networks exceed it."""
 
 
