@@ -281,6 +281,33 @@ def curve(
     }
 
 
+def crossed(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a point for 5 % does that is chosen on the networks of one seed, on those of the other."""
+    halves: list[dict[str, Any]] = [{}, {}]
+    for name, (_, recipe) in networks().items():
+        if name in results:
+            halves[SEEDS.index(recipe.seed // 2)][name] = results[name]
+    found = []
+    for own, others in (halves, halves[::-1]):
+        point = curve(own, strength, OPERATING_POINT)["point_for_5_percent"]
+        flags = {
+            wanted: Proportion.of(
+                torch.tensor(
+                    [
+                        strength(value) >= point
+                        for value in others.values()
+                        if value["took"] and (value["attack"] == "none") == wanted
+                    ]
+                )
+            )
+            for wanted in (True, False)
+        }
+        found.append(
+            {"point": point, "false_alarms": proportion(flags[True]), "found": proportion(flags[False])}
+        )
+    return found
+
+
 def judged(value: dict[str, Any]) -> Verdict:
     """Return the verdict on what a scan inverted, at the operating point."""
     looks: dict[Kind, tuple[InvertedTrigger, ...]] = {}
@@ -336,11 +363,12 @@ def draw(curves: dict[str, Any], path: Path) -> None:
             found["roc"]["true"],
             where="post",
             color=colour,
-            label=f"{what}: area {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})",
+            label=f"{what} ({found['false_alarms']['n']} clean, {found['found']['n']} backdoored):\n"
+            f"area {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})",
         )
         axes.plot(found["false_alarms"]["value"], found["found"]["value"], "o", color=colour)
-    axes.set_xlabel(f"false alarms among {curves['triggers']['false_alarms']['n']} clean networks")
-    axes.set_ylabel(f"found among {curves['triggers']['found']['n']} backdoored networks")
+    axes.set_xlabel("share of clean networks that are called backdoored")
+    axes.set_ylabel("share of backdoored networks that are found")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
@@ -349,7 +377,7 @@ def draw(curves: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=160)
 
 
-def table(results: dict[str, Any], curves: dict[str, Any]) -> str:
+def table(results: dict[str, Any], curves: dict[str, Any], halves: list[dict[str, Any]]) -> str:
     """Render what was found by attack, as Markdown."""
     lines = [
         "| attack | networks | ACC | ASR | strength | evidence | right label | label score | right label |",
@@ -385,6 +413,12 @@ def table(results: dict[str, Any], curves: dict[str, Any]) -> str:
             "",
             f"{what.capitalize()} beyond {point:g}: {alarms} clean networks, {hits} backdoored ones.",
         ]
+    told = (
+        f"{half['point']:.2f}: {half['false_alarms']['hits']} of {half['false_alarms']['n']} clean networks, "
+        f"{half['found']['hits']} of {half['found']['n']} backdoored ones"
+        for half in halves
+    )
+    lines += ["", f"Chosen on the networks of one seed, on those of the other: {'; '.join(told)}."]
     return "\n".join(lines)
 
 
@@ -432,9 +466,11 @@ def main() -> None:
         results = json.loads(options.out.read_text())["networks"]
     print(f"{len(results)} of {len(networks())} networks are scanned")
     curves = {name: curve(results, score, point) for name, (score, point, _, _) in CURVES.items()}
-    write_text(options.out, json.dumps({"networks": results, "curves": curves}, indent=1) + "\n")
+    halves = crossed(results)
+    stored = {"networks": results, "curves": curves, "crossed": halves}
+    write_text(options.out, json.dumps(stored, indent=1) + "\n")
     draw(curves, FIGURE)
-    print(table(results, curves))
+    print(table(results, curves, halves))
 
 
 if __name__ == "__main__":
