@@ -8,7 +8,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, Planted, corner, found_units
-from secateur.repair.onp.environment import Pruning, worth
+from secateur.repair.onp.environment import SENSITIVE, Pruning, worth
 from secateur.repair.trials import Measured, Trials
 
 TOTAL = 9
@@ -47,6 +47,25 @@ def test_rewards_sum_to_what_the_episode_changed() -> None:
     assert sum(rewards) == pytest.approx(environment.best[0].worth)
     assert environment.best[0].pruned == BACKDOOR
     assert environment.best[0].measured.success == 0
+
+
+def test_what_is_known_of_each_action_is_told() -> None:
+    environment = pruning()
+    nothing = environment.reset(seed=0)[0]["seen"]
+    assert not nothing.any()
+    observation, reward, *_ = environment.step(np.int64(FIRST))
+    seen = observation["seen"]
+    # Restoring leads back to a state that was measured, and takes back what the step gave.
+    assert seen[FIRST, 0] == 1
+    assert seen[FIRST, 1] == pytest.approx(np.tanh(-SENSITIVE * reward), abs=1e-5)
+    taken, price = (np.arctanh(seen[FIRST, column]) / SENSITIVE for column in (2, 3))
+    assert taken - price == pytest.approx(-reward, abs=1e-3)
+    assert not np.delete(seen, FIRST, axis=0).any()
+    # From elsewhere the state is another, but the effect is remembered.
+    environment.step(np.int64(0))
+    seen = environment.step(np.int64(FIRST))[0]["seen"]
+    assert seen[FIRST, 2] > 0
+    assert environment.step(np.int64(2))[0]["seen"][FIRST, 2] == pytest.approx(seen[FIRST, 2])
 
 
 def test_a_state_is_measured_once() -> None:

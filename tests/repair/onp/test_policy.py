@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch_geometric.data import Data
 
-from secateur.repair.onp.policy import Encoder, GraphPolicy, Heads
+from secateur.repair.onp.policy import SURE, Encoder, GraphPolicy, Heads
 from secateur.repair.onp.settings import ConvolutionName
 
 NAMES: tuple[ConvolutionName, ...] = ("gcn", "sage", "gat", "none")
@@ -25,7 +25,13 @@ def graph(nodes: int = 6, actions: int = 4) -> Data:
 
 
 def space(actions: int) -> spaces.Dict:
-    return spaces.Dict({"pruned": spaces.Box(0, 1, (actions,)), "progress": spaces.Box(-1, 1, (3,))})
+    return spaces.Dict(
+        {
+            "pruned": spaces.Box(0, 1, (actions,)),
+            "seen": spaces.Box(-1, 1, (actions, 4)),
+            "progress": spaces.Box(-1, 1, (3,)),
+        }
+    )
 
 
 def policy(known: Data, convolution: ConvolutionName = "sage") -> GraphPolicy:
@@ -40,8 +46,12 @@ def policy(known: Data, convolution: ConvolutionName = "sage") -> GraphPolicy:
     )
 
 
-def state(pruned: list[float]) -> dict[str, torch.Tensor]:
-    return {"pruned": torch.tensor([pruned]), "progress": torch.tensor([[0.5, 0.2, 0.0]])}
+def state(pruned: list[float], seen: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    return {
+        "pruned": torch.tensor([pruned]),
+        "seen": torch.zeros(1, len(pruned), 4) if seen is None else seen,
+        "progress": torch.tensor([[0.5, 0.2, 0.0]]),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,6 +63,14 @@ def test_before_learning_the_prior_decides(name: ConvolutionName) -> None:
     # What is preferred to be pruned is not preferred to be restored.
     restored = made.get_distribution(state([0, 0, 0, 1])).distribution.probs[0]
     assert torch.allclose(restored, torch.tensor([-1.0, 0.0, 1.0, -2.0, 0.0]).softmax(0))
+
+
+def test_what_is_known_counts_more_than_the_prior() -> None:
+    seen = torch.zeros(1, 4, 4)
+    seen[0, 3, :2] = torch.tensor([1.0, -0.5])
+    made = policy(graph()).get_distribution(state([0, 0, 0, 0], seen))
+    expected = torch.tensor([-1.0, 0.0, 1.0, -0.5 * SURE, 0.0]).softmax(0)
+    assert torch.allclose(made.distribution.probs[0], expected)
 
 
 def test_what_is_masked_is_never_chosen() -> None:

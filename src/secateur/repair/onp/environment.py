@@ -18,6 +18,8 @@ from torch import Tensor
 from secateur.repair.trials import FREE, Measured, Trials
 
 Observation = dict[str, NDArray[np.float32]]
+SENSITIVE = 20.0
+"""Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 KEPT = 16
 """States that are remembered: the best may cost more held-out accuracy than allowed."""
 
@@ -47,8 +49,12 @@ def worth(now: Measured, before: Measured, price: float) -> float:
     The strength falls with every unit that matters, long before any image is safe; once it is low, what is
     left of it says less of the backdoor than the images on which a trigger still succeeds.
     """
-    success = now.success / max(before.success, FREE)
-    return 1 - (now.strength + success) / 2 - price * now.cost
+    return 1 - left(now, before) - price * now.cost
+
+
+def left(now: Measured, before: Measured) -> float:
+    """Return what of the triggers is left, 1 with nothing pruned."""
+    return (now.strength + now.success / max(before.success, FREE)) / 2
 
 
 def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, price: float) -> list[float]:
@@ -81,6 +87,11 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     The worth of a state is what of the triggers is gone, less a price for each nat by which clean answers
     diverge from those of the network as it came. The reward is what a step adds to it, so that an episode's
     rewards sum to what it has changed. All of it is seen by a defender.
+
+    An observation holds, of every action, whether its units are pruned (``pruned``, ``(A,)``) and what is
+    known of it (``seen``, ``(A, 4)``, see `SENSITIVE`): whether the state it leads to was measured, and by
+    how much that is better; what of the triggers it took away and what it cost when it was last taken, from
+    any state. ``progress`` are success, worth, and the share of the episode's steps.
 
     Parameters
     ----------
@@ -126,9 +137,11 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]
             {
                 "pruned": spaces.Box(0.0, 1.0, (count,), np.float32),
+                "seen": spaces.Box(-1.0, 1.0, (count, 4), np.float32),
                 "progress": spaces.Box(-np.inf, np.inf, (3,), np.float32),
             }
         )
+        self._effects = np.zeros((count, 2), np.float32)
         self._known: dict[frozenset[int], Measured] = {}
         trials.settle(self._ones)
         self._before = self._known[frozenset()] = trials.now
@@ -173,12 +186,15 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._step += 1
         if int(action) == len(self._groups):
             return self._observation(), 0.0, True, False, {}
-        before = self._now.worth
+        before = self._now
         self._pruned = self._pruned ^ {int(action)}
         self._now = self.visit(self._pruned)
+        self._effects[action] = self._effect(before.measured, self._now.measured)
+        if action not in self._pruned:
+            self._effects[action] *= -1
         return (
             self._observation(),
-            self._now.worth - before,
+            self._now.worth - before.worth,
             False,
             self._step >= self._steps,
             {"success": self._now.measured.success, "cost": self._now.measured.cost},
@@ -193,9 +209,23 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         ]
         return np.array([*allowed, self._step > 0], dtype=np.bool_)
 
+    def _effect(self, before: Measured, after: Measured) -> NDArray[np.float32]:
+        """Return what a step took away of the triggers and what it cost, on the scale of observations."""
+        taken = left(before, self._before) - left(after, self._before)
+        cost = self._price * (after.cost - before.cost)
+        told: NDArray[np.float32] = np.tanh(np.array([taken, cost], np.float32) * SENSITIVE)
+        return told
+
     def _observation(self) -> Observation:
         pruned = np.zeros(len(self._groups), np.float32)
         pruned[list(self._pruned)] = 1.0
+        seen = np.zeros((len(pruned), 4), np.float32)
+        for action in range(len(pruned)):
+            measured = self._known.get(self._pruned ^ {action})
+            if measured is not None:
+                gained = worth(measured, self._before, self._price) - self._now.worth
+                seen[action, :2] = 1.0, np.tanh(SENSITIVE * gained)
+        seen[:, 2:] = self._effects * (1 - 2 * pruned)[:, None]
         now = self._now.measured
         progress = [now.success, self._now.worth, self._step / self._steps]
-        return {"pruned": pruned, "progress": np.array(progress, np.float32)}
+        return {"pruned": pruned, "seen": seen, "progress": np.array(progress, np.float32)}

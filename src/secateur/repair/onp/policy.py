@@ -30,6 +30,10 @@ CONVOLUTIONS: Mapping[ConvolutionName, Callable[[int, int], nn.Module] | None] =
 }
 
 
+SURE = 5.0
+"""Logit at first of an action that is known to lead to a far better state."""
+
+
 class Encoder(nn.Module):
     """Embed nodes from their features and those of their neighbours.
 
@@ -91,13 +95,14 @@ class Heads(BaseFeaturesExtractor):
         count = int(graph.prior.numel())
         super().__init__(space, count + 2)
         progress = cast(tuple[int], space["progress"].shape)[0]
+        seen = cast(tuple[int, int], space["seen"].shape)[1]
         self.encoder = Encoder(graph.x.shape[1], hidden, layers, convolution)
         context = 2 * hidden + progress
-        self.action = _head(hidden + 2 + context, hidden)
+        self.action = _head(hidden + 2 + seen + context, hidden)
         self.stop = _head(context, hidden)
         self.value = _head(context, hidden)
         for head in (self.action, self.stop, self.value):
-            # Before anything is learned the prior alone decides.
+            # Before anything is learned, what is known decides, and the prior of what is not.
             nn.init.zeros_(cast(nn.Linear, head[-1]).weight)
             nn.init.zeros_(cast(nn.Linear, head[-1]).bias)
         belongs = (graph.action >= 0).nonzero().flatten()
@@ -118,17 +123,18 @@ class Heads(BaseFeaturesExtractor):
 
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Return logits and values for a batch of states."""
-        pruned, progress = observations["pruned"], observations["progress"]
+        pruned, seen, progress = (observations[name] for name in ("pruned", "seen", "progress"))
         nodes = self.encoder(self.features, self.edges)
         actions = scatter(nodes[self.belongs], self.actions, dim_size=pruned.shape[1], reduce="mean")
         context = torch.cat([nodes.mean(0).expand(len(pruned), -1), pruned @ actions, progress], 1)
         each = [
             actions.expand(len(pruned), -1, -1),
             torch.stack([pruned, pruned @ self.near], 2),
+            seen,
             context[:, None].expand(-1, pruned.shape[1], -1),
         ]
         # What is preferred to be pruned is preferred not to be restored.
-        preferred = self.prior * (1 - 2 * pruned)
+        preferred = torch.where(seen[..., 0] > 0, SURE * seen[..., 1], self.prior * (1 - 2 * pruned))
         logits = self.action(torch.cat(each, 2)).squeeze(2) + preferred
         return torch.cat([logits, self.stop(context), self.value(context)], 1)
 
