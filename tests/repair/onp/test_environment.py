@@ -97,6 +97,15 @@ def test_no_more_than_allowed_is_pruned_but_all_may_be_restored() -> None:
     assert environment.action_masks().tolist() == [True, False, False, True]
 
 
+def test_where_no_group_fits_nothing_is_left_but_to_stop() -> None:
+    environment = pruning([[0, 1], [2, 3]], most=1)
+    environment.reset(seed=0)
+    assert environment.action_masks().tolist() == [False, False, True]
+    # What prunes too much is measured, but never the best.
+    assert environment.visit(frozenset({1})).pruned == {1}
+    assert [state.pruned for state in environment.best] == [frozenset()]
+
+
 def test_a_group_is_pruned_together() -> None:
     environment = pruning([[0], [FIRST, SECOND]])
     environment.reset(seed=0)

@@ -151,14 +151,15 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._now = self.visit(self._pruned)
 
     def visit(self, pruned: frozenset[int]) -> State:
-        """Measure a state, and remember it if it is among the best."""
+        """Measure a state, and remember it if it is among the best and prunes no more than allowed."""
         if pruned not in self._known:
             self._trials.settle(self.mask(pruned))
             self._known[pruned] = self._trials.now
             self.evaluations += 1
         measured = self._known[pruned]
         state = State(pruned, worth(measured, self._before, self._price), measured)
-        if all(known.pruned != pruned for known in self.best):
+        allowed = self._count(pruned) <= self._most
+        if allowed and all(known.pruned != pruned for known in self.best):
             self.best = sorted([*self.best, state], key=lambda one: (-one.worth, len(one.pruned)))[:KEPT]
         return state
 
@@ -201,13 +202,16 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which actions make sense: prune no more than allowed, and do not stop at once."""
-        full = sum(len(self._groups[action]) for action in self._pruned)
+        """Return which actions make sense: prune no more than allowed, and do not stop at once if one can."""
+        full = self._count(self._pruned)
         allowed = [
             action in self._pruned or full + len(group) <= self._most
             for action, group in enumerate(self._groups)
         ]
-        return np.array([*allowed, self._step > 0], dtype=np.bool_)
+        return np.array([*allowed, self._step > 0 or not any(allowed)], dtype=np.bool_)
+
+    def _count(self, pruned: Collection[int]) -> int:
+        return sum(len(self._groups[action]) for action in pruned)
 
     def _effect(self, before: Measured, after: Measured) -> NDArray[np.float32]:
         """Return what a step took away of the triggers and what it cost, on the scale of observations."""

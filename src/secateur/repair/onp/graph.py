@@ -87,7 +87,7 @@ def write_graph(graph: Data, names: Sequence[str], layers: Sequence[UnitLayer], 
     Parameters
     ----------
     graph
-        As `Graphing` returns it.
+        As `build_graph` returns it.
     names
         Of the features.
     layers
