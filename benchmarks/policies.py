@@ -32,7 +32,7 @@ from secateur.progress import Silent
 from secateur.repair import RNP
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import Erased, Erasing, Improving
+from secateur.repair.erasing import Erasing, Improving
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.environment import KEPT, Pruning, State, worths
 from secateur.repair.onp.learning import learn
@@ -45,6 +45,8 @@ FIGURE = HERE.parent / "docs" / "images" / "policies.png"
 GRADIENT = 3
 """Evaluations that a gradient counts for: a pass forward and one back."""
 ERASING = Erasing()
+NEVER = 1e-30
+"""A learning rate with which nothing is learned."""
 TRIES = 10
 """Changes for each evaluation, at most: around a best choice that stays, local search soon knows all."""
 
@@ -106,21 +108,30 @@ class Remembering(RNP):
     def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
         chosen = super()._erase(case, exposed, found, improve)
         assert chosen.erased is not None
-        REMEMBERED[:] = [(case, exposed, found, chosen.erased)]
+        REMEMBERED[:] = [{"exposed": exposed, "found": found, "known": chosen.erased.known}]
         return chosen
 
 
-REMEMBERED: list[tuple[Case, Exposed, Found, Erased]] = []
+REMEMBERED: list[dict[str, Any]] = []
+METHOD = Remembering(polishing=None)
 
 
-def problem(subject: Subject, seed: int, agent: Agent) -> Problem | None:
-    """Expose and erase; return None where no trigger stands out."""
-    method = Remembering(polishing=None)
-    REMEMBERED.clear()
-    method(subject.model.network, subject.clean(seed), generator=torch.Generator().manual_seed(seed))
-    if not REMEMBERED:
+def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | None:
+    """Expose and erase, unless that is in `work` already; return None where no trigger stands out."""
+    path = work / f"{subject.name}-{seed}.pt"
+    network, clean = subject.model.network, subject.clean(seed)
+    if not path.exists():
+        REMEMBERED.clear()
+        METHOD(network, clean, generator=torch.Generator().manual_seed(seed))
+        with atomic_path(path) as temporary:
+            torch.save(REMEMBERED[0] if REMEMBERED else None, temporary)
+    # What this script wrote itself.
+    known = torch.load(path, weights_only=False)
+    if known is None:
         return None
-    case, exposed, found, erased = REMEMBERED[0]
+    case = Case.of(network, clean, torch.Generator().manual_seed(seed), Silent())
+    case.network.requires_grad_(False)
+    exposed, found = known["exposed"], known["found"]
     flat = torch.ones(case.discovery.total)
     tried_on = partial(
         Trials,
@@ -128,14 +139,14 @@ def problem(subject: Subject, seed: int, agent: Agent) -> Problem | None:
         case.discovery.layers,
         flat=flat,
         group=1,
-        shift=method.shift,
-        temperature=method.erasing.temperature,
+        shift=METHOD.shift,
+        temperature=METHOD.erasing.temperature,
     )
     with Dominance.of(exposed, case.example) as dominance:
         if dominance and dominance.label != found.label:
             dominance = None
         trials, held = (
-            tried_on(images, erased.known, pointed=dominance)
+            tried_on(images, known["known"], pointed=dominance)
             for images in (case.clean, replace(case.clean, learn=case.clean.choose))
         )
         pointed = tried_on(case.clean, [dominance]) if dominance else None
@@ -151,12 +162,12 @@ def problem(subject: Subject, seed: int, agent: Agent) -> Problem | None:
             found,
             graphing=Graphing(),
             agent=agent,
-            recovering=method.recovering,
+            recovering=METHOD.recovering,
             grouped=False,
         ),
         (trials.slopes(flat) / trials.now.strength).clamp(0, 1),
         agent,
-        int(method.erasing.share * case.discovery.total),
+        int(METHOD.erasing.share * case.discovery.total),
     )
 
 
@@ -273,6 +284,7 @@ SEARCHES: dict[str, tuple[str, Search]] = {
     "gcn": ("ONP, GCN", partial(agent, convolution="gcn")),
     "gat": ("ONP, GAT", partial(agent, convolution="gat")),
     "mlp": ("ONP without messages", partial(agent, convolution="none")),
+    "still": ("ONP that never learns", partial(agent, rate=NEVER)),
     "pointed": (
         "ONP without triggers",
         lambda given, seed: agent(given, seed, trials=given.pointed) if given.pointed else ([], []),
@@ -321,6 +333,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="names of checkpoints or specimens")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--evaluations", type=int, default=1500)
+    parser.add_argument("--work", type=Path, default=Path(".policies"), help="folder for what is exposed")
     parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--draw", action="store_true", help="only draw the figure and render the table")
@@ -328,12 +341,17 @@ def main() -> None:
     stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
     cells = stored["cells"]
     if not options.draw:
+        options.work.mkdir(parents=True, exist_ok=True)
         cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
         for name in options.only or [card["name"] for card in cards if card["trigger"]]:
             subject = Subject(name, options)
             for seed in options.seeds:
                 missing = [kind for kind in options.searches if f"{name}|{kind}|{seed}" not in cells]
-                given = problem(subject, seed, Agent(evaluations=options.evaluations)) if missing else None
+                given = (
+                    problem(subject, seed, Agent(evaluations=options.evaluations), options.work)
+                    if missing
+                    else None
+                )
                 for kind in missing if given else ():
                     assert given is not None
                     start = time.perf_counter()
