@@ -315,11 +315,15 @@ def judged(value: dict[str, Any]) -> Verdict:
         labels: list[int | None] = [*range(len(check["norms"]))]
         if not labels:
             continue
+        norms = check["norms"]
         if kind == "change":
             labels[-1] = None
+        elif kind == "outlasting":
+            # Scans have not always known that nothing outlasts forgetting more than entirely.
+            norms = [max(1.0, norm) for norm in norms]
         looks[kind] = tuple(
             InvertedTrigger(label, NOTHING, norm, 1.0, converged, "patch" if kind == "change" else kind)
-            for label, norm, converged in zip(labels, check["norms"], check["converged"], strict=True)
+            for label, norm, converged in zip(labels, norms, check["converged"], strict=True)
         )
     told = value["labels"]
     scores = None
