@@ -35,7 +35,7 @@ from secateur.expose import (
 from secateur.progress import Silent
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Change, Polished, compare, fooled, polish, right_on
+from secateur.repair.keeping import Change, Polished, compare, fooled, loss_on, polish, right_on
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -98,6 +98,7 @@ def compared(
         pruned,
         polished,
         accuracy=Change(right_on(pruned, CLEAN), right_on(polished, CLEAN)),
+        losses=(loss_on(pruned, CLEAN), loss_on(polished, CLEAN)),
         known=[changed(pruned, polished, trigger) for trigger in known],
         successors=successors or looks_for(pruned, compared=2),
         settled=successors is not None,
@@ -150,6 +151,7 @@ def test_a_polish_is_kept_with_what_it_changed() -> None:
     assert result.tuned.accuracy.hits == int((answers == CLEAN.choose.labels).sum())
     assert result.tuned.pruned == len(result.recipe.units) > 0
     assert "was polished. Accuracy went from 100.0 to 100.0 % of 40 held-out images" in note
+    assert "and the mean loss there from " in note
     assert "from 0.0 to 0.0 % of 32 held-out images" in note
     assert note.endswith("not cheap.")
     assert result.hyperparameters["polishing"]["passes"] == 10  # type: ignore[index]

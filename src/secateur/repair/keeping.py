@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import CleanData
@@ -141,6 +142,7 @@ def polish(
             pruned,
             polished,
             accuracy=Change(right_on(pruned, clean), right),
+            losses=(loss_on(pruned, clean), loss_on(polished, clean)),
             known=changes,
             successors=successors,
             settled=settled,
@@ -157,15 +159,17 @@ def compare(
     polished: nn.Module,
     *,
     accuracy: Change,
+    losses: tuple[float, float],
     known: Sequence[Change],
     successors: Successors,
     settled: bool,
 ) -> tuple[bool, list[str]]:
     """Return whether a polished network is kept, and what was measured, as sentences.
 
-    It is not if it is right on fewer held-out images than before, if a known trigger succeeds on more beyond
-    chance and on more than `TOLERATED`, or if a trigger inverted on it is cheap against other labels both
-    there and on the network that was pruned first, unless one no larger was cheap before.
+    It is not if it is right on fewer held-out images than before, unless by chance and with less loss; if a
+    known trigger succeeds on more beyond chance and on more than `TOLERATED`; or if a trigger inverted on it
+    is cheap against other labels both there and on the network that was pruned first, unless one no larger
+    was cheap before.
 
     Parameters
     ----------
@@ -173,6 +177,9 @@ def compare(
         The network before and after polishing, in evaluation mode, answering with logits; not changed.
     accuracy
         On which held-out images each is right.
+    losses
+        Mean cross-entropy of the true labels there, before and after: where nearly all images are answered
+        rightly, as those that the network was trained on are, it still tells better from worse.
     known
         On which of them each trigger succeeds that units were taken out for, at least one.
     successors
@@ -180,21 +187,22 @@ def compare(
     settled
         Whether its last look was at `pruned`, and nothing was cheap there. Otherwise it looks there, too.
     """
-    facts = [f"Accuracy went {accuracy}."]
-    if accuracy.loss.value > 0:
+    before, after = losses
+    facts = [f"Accuracy went {accuracy}, and the mean loss there from {before:.3f} to {after:.3f}."]
+    if accuracy.loss.value > 0 and (accuracy.loss.low > 0 or after >= before):
         return False, facts
     worst = min(known, key=lambda change: change.loss.high)
     facts.append(f"Of known triggers ({len(known)}), success of the one that gained most went {worst}.")
     if any(change.back for change in known):
         return False, facts
     cheap_before = [] if settled else successors.cheap(pruned)
-    before = sizes_of(successors.last)
+    sizes = sizes_of(successors.last)
     cheap = successors.cheap(polished)
     if cheap:
         cheap = successors.cheap_on(polished, cheap)
     kept = not cheap or _no_cheaper(cheap, cheap_before)
     facts.append(
-        f"Triggers inverted again take {sizes_of(successors.last)}, before it {before}"
+        f"Triggers inverted again take {sizes_of(successors.last)}, before it {sizes}"
         f"{' (cheap already)' if cheap_before else ''}: compared with other labels they are "
         f"{'cheap' if cheap else 'not cheap'}{', but no cheaper than before' if cheap and kept else ''}."
     )
@@ -211,6 +219,13 @@ def _no_cheaper(after: Sequence[Found], before: Sequence[Found]) -> bool:
 def right_on(network: nn.Module, clean: CleanData) -> Tensor:
     """Return on which held-out images the network is right, ``(N,)``."""
     return predict(network, clean.choose.images, clean.convention).argmax(1) == clean.choose.labels
+
+
+def loss_on(network: nn.Module, clean: CleanData) -> float:
+    """Return the mean cross-entropy of the true labels of held-out images; the network gives logits."""
+    return float(
+        F.cross_entropy(predict(network, clean.choose.images, clean.convention), clean.choose.labels)
+    )
 
 
 def fooled(
