@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -185,6 +186,36 @@ def test_a_polish_that_costs_accuracy_is_discarded() -> None:
     assert same(result.network, plain.network)
     assert "the polish was discarded. Accuracy went from 100.0 to " in result.notes[-1]
     assert result.outcome == "repaired"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "losses", "kept"),
+    [
+        (1, (0.3, 0.2), True),  # one image of forty is chance, and the loss says better
+        (1, (0.2, 0.2), False),
+        (12, (0.3, 0.2), False),  # beyond chance
+        (0, (0.2, 0.3), True),
+    ],
+)
+def test_a_fall_of_accuracy_within_chance_does_not_count_if_the_loss_fell(
+    wrong: int, losses: tuple[float, float], kept: bool
+) -> None:
+    network = without_backdoor(Planted()).eval().requires_grad_(False)
+    right = torch.ones(len(CLEAN.choose), dtype=torch.bool)
+    after = right.clone()
+    after[:wrong] = False
+    found, facts = compare(
+        network,
+        network,
+        accuracy=Change(right, after),
+        losses=losses,
+        known=[changed(network, network, corner())],
+        successors=looks_for(network, compared=2),
+        settled=False,
+    )
+    assert found is kept
+    assert f"the mean loss there from {losses[0]:.3f} to {losses[1]:.3f}." in facts[0]
+    assert len(facts) == (3 if kept else 1)
 
 
 def test_without_a_trigger_nothing_is_polished_and_a_note_says_why() -> None:
