@@ -36,7 +36,7 @@ from secateur.expose import (
 from secateur.progress import Silent
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Change, Polished, compare, fooled, loss_on, polish, right_on
+from secateur.repair.keeping import Change, Polished, compare, fooled, held_out, polish
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -95,11 +95,14 @@ def compared(
 ) -> tuple[bool, list[str]]:
     for network in (pruned, polished):
         network.eval().requires_grad_(False)
+    (right_before, loss_before), (right_after, loss_after) = (
+        held_out(network, CLEAN) for network in (pruned, polished)
+    )
     return compare(
         pruned,
         polished,
-        accuracy=Change(right_on(pruned, CLEAN), right_on(polished, CLEAN)),
-        losses=(loss_on(pruned, CLEAN), loss_on(polished, CLEAN)),
+        accuracy=Change(right_before, right_after),
+        losses=(loss_before, loss_after),
         known=[changed(pruned, polished, trigger) for trigger in known],
         successors=successors or looks_for(pruned, compared=2),
         settled=successors is not None,

@@ -110,7 +110,7 @@ def polish(
     layers, clean = case.discovery.layers, case.clean
     without = partial(prune, layers=layers, units=units, shift=shift)
 
-    def attempt(polishing: Polishing, pruned: nn.Module) -> tuple[nn.Module, list[Change]]:
+    def attempt(polishing: Polishing) -> tuple[nn.Module, list[Change]]:
         polished = polishing(
             pruned,
             case.network,
@@ -132,17 +132,19 @@ def polish(
         # A copy made here answers with logits as well, also later.
         pruned = without(case.network)
         before = [fooled(pruned, trigger, clean, without) for trigger in known]
-        polished, changes = attempt(polishing, pruned)
+        polished, changes = attempt(polishing)
         again = any(change.back for change in changes)
         if again:
-            polished, changes = attempt(replace(polishing, stamped=polishing.stamped**0.5), pruned)
+            polished, changes = attempt(replace(polishing, stamped=polishing.stamped**0.5))
     with case.stage("checking the polish"):
-        right = right_on(polished, clean)
+        (right_before, loss_before), (right, loss_after) = (
+            held_out(network, clean) for network in (pruned, polished)
+        )
         kept, facts = compare(
             pruned,
             polished,
-            accuracy=Change(right_on(pruned, clean), right),
-            losses=(loss_on(pruned, clean), loss_on(polished, clean)),
+            accuracy=Change(right_before, right),
+            losses=(loss_before, loss_after),
             known=changes,
             successors=successors,
             settled=settled,
@@ -150,7 +152,7 @@ def polish(
     outcome = "polished twice, with known triggers on more images" if again else "polished"
     outcome += "" if kept else ", and the polish was discarded"
     case.notes.append(f"The pruned network was {outcome}. {' '.join(facts)}")
-    loss = paired_loss(right_on(case.network, clean), right)
+    loss = paired_loss(held_out(case.network, clean)[0], right)
     return Polished(polished, CurvePoint(len(units), Proportion.of(right), loss)) if kept else None
 
 
@@ -216,16 +218,13 @@ def _no_cheaper(after: Sequence[Found], before: Sequence[Found]) -> bool:
     return min(trigger.norm for trigger in after) >= min(trigger.norm for trigger in before)
 
 
-def right_on(network: nn.Module, clean: CleanData) -> Tensor:
-    """Return on which held-out images the network is right, ``(N,)``."""
-    return predict(network, clean.choose.images, clean.convention).argmax(1) == clean.choose.labels
+def held_out(network: nn.Module, clean: CleanData) -> tuple[Tensor, float]:
+    """Return on which held-out images the network is right, ``(N,)``, and their mean cross-entropy.
 
-
-def loss_on(network: nn.Module, clean: CleanData) -> float:
-    """Return the mean cross-entropy of the true labels of held-out images; the network gives logits."""
-    return float(
-        F.cross_entropy(predict(network, clean.choose.images, clean.convention), clean.choose.labels)
-    )
+    The latter means something only where the network gives logits.
+    """
+    outputs, labels = predict(network, clean.choose.images, clean.convention), clean.choose.labels
+    return outputs.argmax(1) == labels, float(F.cross_entropy(outputs, labels))
 
 
 def fooled(
