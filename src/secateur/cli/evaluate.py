@@ -34,17 +34,16 @@ from secateur.cli.options import (
     Std,
     Threads,
 )
-from secateur.cli.sampling import Sampling, measure_clean
+from secateur.cli.sampling import measure_clean
 from secateur.cli.summary import described
 from secateur.errors import ConventionError, InputError
 
 if TYPE_CHECKING:
+    from secateur.data import ImageDataset
     from secateur.evaluation import Evaluation
     from secateur.models import LoadedModel
     from secateur.statistics import Proportion
 
-SAMPLES = 500
-"""Images on which other conventions of input are tried."""
 MEANINGS = {
     "ACC": "clean images answered with their true label",
     "ASR": "triggered images of attacked classes answered with the label that the attack wants",
@@ -120,10 +119,9 @@ def evaluate(
     runs_on = prepare_device(device, threads)
     loaded = choice.load()
     wanted = _wanted(target, mapping, tuple(source or ()), loaded.num_classes)
-    chosen = DataChoice(data, split, root)
-    images = chosen.open(loaded)
+    images = DataChoice(data, split, root).open(loaded)
     if choice.has_usual_values and not quiet:
-        _check_input(choice, chosen, loaded)
+        _check_input(choice, images, loaded)
     loaded.network.to(runs_on)
     with display(quiet=quiet) as progress:
         evaluation = measure(
@@ -141,9 +139,11 @@ def evaluate(
         _show(evaluation)
 
 
-def _check_input(choice: ModelChoice, images: DataChoice, loaded: "LoadedModel") -> None:
+def _check_input(choice: ModelChoice, images: "ImageDataset", loaded: "LoadedModel") -> None:
     """Warn if the input is not what the network was trained on; it may also be that bad."""
-    clean = Sampling(SAMPLES, None, 0).draw(images, loaded)
+    from secateur.data import sample_clean
+
+    clean = sample_clean(images, loaded.convention, num_classes=loaded.num_classes)
     try:
         measure_clean(choice, loaded, clean, tell=False, quiet=False)
     except ConventionError as error:
