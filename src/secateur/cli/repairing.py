@@ -40,16 +40,12 @@ class MethodChoice:
         Raises
         ------
         MethodError
-            The method or the preset is unknown, or takes no such setting.
+            The method or the preset is unknown.
+        InputError
+            The method takes no such setting.
         """
         from secateur.repair import Polishing, create, methods
 
-        settings = methods()[self.name].settings if self.name in methods() else {}
-        options = {"budget": self.budget, "threshold": self.threshold, "polishing": self.polish}
-        for setting, value in options.items():
-            if value is not None and settings and setting not in settings:
-                option = "--polish" if setting == "polishing" else f"--{setting}"
-                raise InputError(f"{option} does not apply to --method {self.name}; leave it out")
         given: dict[str, object] = {}
         if self.budget is not None:
             given["budget"] = self.budget / 100
@@ -57,6 +53,11 @@ class MethodChoice:
             given["threshold"] = self.threshold
         if self.polish is not None:
             given["polishing"] = Polishing() if self.polish else None
+        entry = methods().get(self.name)
+        for setting in given:
+            if entry and entry.settings and setting not in entry.settings:
+                option = "--polish" if setting == "polishing" else f"--{setting}"
+                raise InputError(f"{option} does not apply to --method {self.name}; leave it out")
         return create(self.name, self.preset, **given)
 
 
