@@ -217,12 +217,12 @@ def unlearned_answers(exposure: Mapping[str, Any]) -> Figure:
         axes.set_ylim(max(3, len(rows)) - 0.5, -0.5)
         axes.margins(x=0.1)
         axes.set_xlim(left=0)
-        axes.set_xlabel("clean images (bar: answered this class; tick: belong to it)")
+        axes.set_xlabel("images answered with it (tick: of that class)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         gains.axvline(0, color=QUIET, linewidth=0.8)
         # Room for the text beside the longest bar.
         gains.set_xlim(right=max(60, 135 * max(row["gained"] for row in rows)))
-        gains.set_xlabel("gained, % of the answers that became wrong")
+        gains.set_xlabel("gained, % of new errors")
         gains.tick_params(axis="y", length=0)
         gains.spines["left"].set_visible(False)
         return figure
