@@ -34,8 +34,8 @@ from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erasing, Improving
 from secateur.repair.onp import Agent, Graphing
-from secateur.repair.onp.environment import KEPT, Pruning, State, worths
-from secateur.repair.onp.learning import learn
+from secateur.repair.onp.environment import Pruning, State, worths
+from secateur.repair.onp.learning import learn, spread
 from secateur.repair.onp.search import Searching
 from secateur.repair.trials import Trials
 from secateur.units import all_units, prune
@@ -97,8 +97,9 @@ class Problem:
             self.total,
             price=agent.price,
             steps=agent.steps,
-            undone=agent.undone,
+            tolerated=agent.tolerated,
             most=self.most,
+            generator=torch.Generator().manual_seed(0),
         )
 
 
@@ -195,7 +196,7 @@ def along(given: Problem, order: Tensor) -> tuple[list[State], list[Any]]:
     for count in range(1, min(given.most, given.agent.evaluations) + 1):
         environment.visit(frozenset(units[:count]))
         curve.look()
-    return environment.best, curve.points
+    return spread(environment.path), curve.points
 
 
 class Curve:
@@ -208,7 +209,7 @@ class Curve:
 
     def look(self) -> None:
         """Note an improvement."""
-        best = self._environment.best[0].worth
+        best = self._environment.best.worth
         if not self.points or best > self.points[-1][1]:
             self.points.append((self._environment.evaluations, best))
 
@@ -225,7 +226,7 @@ def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
         curve.look()
         if terminated or truncated:
             environment.reset()
-    return environment.best, curve.points
+    return spread(environment.path), curve.points
 
 
 def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
@@ -238,25 +239,25 @@ def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     for _ in range(TRIES * given.agent.evaluations):
         if environment.evaluations >= given.agent.evaluations:
             break
-        best = environment.best[0].pruned
+        best = environment.best.pruned
         several = source.sample([*suspects, *best], source.choice((1, 1, 2)))
         changed = best ^ frozenset(several)
         if len(changed) <= given.most:
             environment.visit(changed)
         curve.look()
-    return environment.best, curve.points
+    return spread(environment.path), curve.points
 
 
 def agent(
-    given: Problem, seed: int, *, trials: Trials | None = None, **changes: Any
+    given: Problem, seed: int, *, trials: Trials | None = None, started: bool = True, **changes: Any
 ) -> tuple[list[State], list[Any]]:
     """Learn, from the greedy start (without triggers: from nothing)."""
     start: Sequence[int] = ()
     spent = 0
-    if trials is None:
+    if trials is None and started:
         environment = given.environment()
         greedy(given, environment, given.agent.evaluations)
-        start, spent = sorted(environment.best[0].pruned), environment.evaluations
+        start, spent = sorted(environment.best.pruned), environment.evaluations
     evaluations = max(1, given.agent.evaluations - spent)
     learned = learn(
         replace(given.agent, evaluations=evaluations, patience=evaluations, **changes),
@@ -264,7 +265,7 @@ def agent(
         given.searching.graph(given.carried),
         start,
         groups=given.searching.groups,
-        prior=given.carried if trials is None else 1 - masks_of(given),
+        suspicion=given.carried if trials is None else 1 - masks_of(given),
         most=given.most,
         generator=torch.Generator().manual_seed(seed),
         progress=Silent(),
@@ -281,6 +282,7 @@ def masks_of(given: Problem) -> Tensor:
 Search = Callable[[Problem, int], tuple[list[State], list[Any]]]
 SEARCHES: dict[str, tuple[str, Search]] = {
     "onp": ("ONP", agent),
+    "alone": ("ONP from nothing", partial(agent, started=False)),
     "gcn": ("ONP, GCN", partial(agent, convolution="gcn")),
     "gat": ("ONP, GAT", partial(agent, convolution="gat")),
     "mlp": ("ONP without messages", partial(agent, convolution="none")),
@@ -304,7 +306,7 @@ SEARCHES: dict[str, tuple[str, Search]] = {
 def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seconds: float) -> dict[str, Any]:
     """Take the best state by held-out images, as ONP does, and measure it on test images."""
     ones, price = torch.ones(given.total), given.agent.price
-    choices = [state.pruned for state in states[:KEPT]]
+    choices = [state.pruned for state in states]
     held, best = max(
         zip(worths(given.held, choices, ones, price), choices, strict=True), key=lambda pair: pair[0]
     )

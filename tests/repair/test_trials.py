@@ -111,3 +111,39 @@ def test_a_unit_that_costs_as_good_as_nothing_stays_out() -> None:
     tried.settle(masks)
     assert 0 < tried.now.cost < FREE
     assert tried.needless(masks, taken, success=0.01) == []
+
+
+def test_what_is_expected_is_what_small_changes_do() -> None:
+    tried, masks = trials(Planted())
+    step = 0.01
+    for flat in (masks, 0.9 * masks):
+        draws = [tried.expect(flat, torch.Generator().manual_seed(seed)) for seed in range(20)]
+        curvature = torch.stack([expected.curvature for expected in draws]).mean(0)
+        for unit in range(len(masks)):
+            found = []
+            for change in (-step, 0, step):
+                moved = flat.clone()
+                moved[unit] += change
+                tried.settle(moved)
+                found.append(tried.now)
+            left, cost = ((found[2].left - found[0].left), (found[2].cost - found[0].cost))
+            assert draws[0].left[unit] == pytest.approx(left / (2 * step), abs=0.02)
+            assert draws[0].cost[unit] == pytest.approx(cost / (2 * step), abs=0.02)
+            if flat is masks:
+                # Where answers are those of the network as it came, Fisher information is the curvature.
+                second = (found[0].cost - 2 * found[1].cost + found[2].cost) / step**2
+                assert curvature[unit] == pytest.approx(second, rel=0.3, abs=0.02)
+
+
+def test_risk_falls_with_the_trigger_and_not_in_steps() -> None:
+    tried, masks = trials(Planted())
+    assert (tried.now.risk, tried.now.left) == (pytest.approx(1), pytest.approx(1))
+    risks = []
+    for share in (0.3, 0.2, 0.1):
+        masks[list(BACKDOOR)] = share
+        tried.settle(masks)
+        risks.append(tried.now.risk)
+    assert 1 > risks[0] > risks[1] > risks[2]
+    masks[list(BACKDOOR)] = 0
+    tried.settle(masks)
+    assert tried.now.risk < 0.02

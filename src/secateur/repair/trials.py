@@ -1,6 +1,6 @@
 """Trying groups of units: what taking them out does to triggers at work and to clean answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,10 @@ DEFEATED = -2.0
 """Margin at which a stamped image counts as safe; to push it further is worth nothing."""
 FREE = 0.002
 """Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
+FEW = 8
+"""Clean images whose gradients are summed before they are squared."""
+DRAWS = 2
+"""Answers drawn for each clean image."""
 NEEDLESS = 10.0
 """Units are put back that cost so many times as much as all do on average, for the same margin."""
 
@@ -42,12 +46,44 @@ class Measured:
         The same of margins that are negative beyond that.
     success
         Share of stamped images on which a trigger succeeds; what unlearning points to does not count.
+    risk
+        The same in expectation, for images like these: the mean logistic of their margins, 1 with all units.
+        Success says the same of a few images alone, and a search would fit these.
     """
 
     cost: float
     strength: float
     depth: float
     success: float
+    risk: float
+
+    @property
+    def left(self) -> float:
+        """What is left of the triggers, 1 with all units.
+
+        The strength falls with every unit that matters, long before any image is safe; once it is low, what
+        is left of it says less of the backdoor than the images on which a trigger may still succeed.
+        """
+        return (self.strength + self.risk) / 2
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What changing the mask of a single unit would do, near some masks; ``(total,)`` each.
+
+    Attributes
+    ----------
+    left
+        Gradient of what is left of the triggers.
+    cost
+        Gradient of the cost.
+    curvature
+        Second derivative of the cost.
+    """
+
+    left: Tensor
+    cost: Tensor
+    curvature: Tensor
 
 
 class Shown(Protocol):
@@ -125,6 +161,7 @@ class Trials:
             if turns.any():
                 parts = [(triggers, others[~turns]), ([pointed], others[turns])]
         self._memory = TRIAL_MEMORY // (2 + len(triggers))
+        self._plain = network, torch.cat(network_inputs(images[::every], clean.convention, flat.device))
         plain = self._replay(network, images[::every], clean, flat)
         self._count, classes = plain.outputs.shape
         self._targets = self._soft(plain.outputs)
@@ -148,7 +185,9 @@ class Trials:
         self._stamped = len(wholes[0])
         self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
         self._wholes = torch.cat(wholes)
-        self._depth = self._measure(torch.cat([replay.outputs for replay in self._replays])).depth
+        self._risk = 1.0
+        whole = self._measure(torch.cat([replay.outputs for replay in self._replays]))
+        self._depth, self._risk = whole.depth, max(whole.risk, FREE)
         self.settle(flat)
 
     def settle(self, flat: Tensor) -> None:
@@ -160,16 +199,32 @@ class Trials:
 
     def slopes(self, flat: Tensor) -> Tensor:
         """Return the gradient of the strength in the masks of the units left, ``(total,)``, 0 for others."""
-        masks = flat.clone().requires_grad_()
-        total, count = torch.zeros_like(flat), 0
-        for part in self._shown:
-            for network, batches, wanted in part.shown:
-                with masked(network, self._layers, masks, shift=self._shift):
-                    for batch, goals in zip(batches, wanted, strict=True):
-                        margins = _margins(network(batch), goals).clamp_min(DEFEATED) / part.whole
-                        total += torch.autograd.grad(margins.sum(), masks)[0]
-                        count += len(batch)
-        return flat * total / count
+        return flat * self._slopes(flat, lambda margins, whole: margins.clamp_min(DEFEATED) / whole)
+
+    def expect(self, flat: Tensor, generator: torch.Generator) -> Expected:
+        """Return what changing single units would do, without trying them.
+
+        The curvature is the Fisher information: the mean square of the gradients of answers that are drawn
+        as the network gives them, summed over a few images at a time (what they have in common vanishes).
+        """
+        left = self._slopes(
+            flat,
+            lambda margins, whole: (margins.clamp_min(DEFEATED) / whole + margins.sigmoid() / self._risk) / 2,
+        )
+        masks, cost = flat.clone().requires_grad_(), torch.zeros_like(flat)
+        curvature = torch.zeros_like(flat)
+        network, plain = self._plain
+        with masked(network, self._layers, masks, shift=self._shift):
+            for batch, targets in zip(torch.split(plain, FEW), torch.split(self._targets, FEW), strict=True):
+                answers = (network(batch) / self._temperature).log_softmax(1)
+                drawn = torch.multinomial(answers.detach().exp().cpu(), DRAWS, True, generator=generator)
+                each = answers.gather(1, drawn.to(answers.device)).sum(0)
+                for likelihood in each:
+                    slopes = torch.autograd.grad(likelihood, masks, retain_graph=True)[0]
+                    curvature += slopes.square() / (DRAWS * self._count)
+                divergence = F.kl_div(answers, targets, reduction="sum")
+                cost += torch.autograd.grad(divergence, masks)[0] / self._count
+        return Expected(left, cost, curvature)
 
     def best(self, flat: Tensor, slopes: Tensor, *, candidates: int, taken: int) -> list[int]:
         """Try the groups with the steepest slopes; return the units most worth taking out."""
@@ -204,6 +259,18 @@ class Trials:
                 back += units
         return back
 
+    def _slopes(self, flat: Tensor, of: Callable[[Tensor, float], Tensor]) -> Tensor:
+        masks = flat.clone().requires_grad_()
+        total, count = torch.zeros_like(flat), 0
+        for part in self._shown:
+            for network, batches, wanted in part.shown:
+                with masked(network, self._layers, masks, shift=self._shift):
+                    for batch, goals in zip(batches, wanted, strict=True):
+                        values = of(_margins(network(batch), goals), part.whole)
+                        total += torch.autograd.grad(values.sum(), masks)[0]
+                        count += len(batch)
+        return total / count
+
     def _replay(self, network: nn.Module, images: Tensor, clean: CleanData, flat: Tensor) -> Replay:
         inputs = network_inputs(images, clean.convention, flat.device)
         return Replay(network, self._layers, inputs, shift=self._shift, memory=self._memory)
@@ -221,7 +288,8 @@ class Trials:
         if self._label is None:
             # Of a trigger without a label, answers that change without it are no success.
             success = (success - hits[: self._count].mean()).clamp_min(0)
-        return Measured(float(cost), float(left.mean()), float(depth.mean()), float(success))
+        risk = margins[: self._stamped].sigmoid().mean() / self._risk
+        return Measured(float(cost), float(left.mean()), float(depth.mean()), float(success), float(risk))
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)

@@ -20,7 +20,6 @@ def graph(nodes: int = 6, actions: int = 4) -> Data:
         x=torch.randn(nodes, 5, generator=generator),
         edge_index=torch.cat([edges, edges.flip(0)], 1),
         action=action,
-        prior=torch.linspace(-1, 2, actions),
     )
 
 
@@ -28,7 +27,7 @@ def space(actions: int) -> spaces.Dict:
     return spaces.Dict(
         {
             "pruned": spaces.Box(0, 1, (actions,)),
-            "seen": spaces.Box(-1, 1, (actions, 4)),
+            "seen": spaces.Box(-1, 1, (actions, 6)),
             "progress": spaces.Box(-1, 1, (3,)),
         }
     )
@@ -36,10 +35,10 @@ def space(actions: int) -> spaces.Dict:
 
 def policy(known: Data, convolution: ConvolutionName = "sage") -> GraphPolicy:
     torch.manual_seed(0)
-    actions = len(known.prior)
+    actions = int(known.action.max()) + 1
     return GraphPolicy(
         space(actions),
-        spaces.Discrete(actions + 1),
+        spaces.Discrete(actions),
         lambda _: 1e-3,
         features_extractor_class=Heads,
         features_extractor_kwargs={"graph": known, "hidden": 8, "layers": 2, "convolution": convolution},
@@ -49,35 +48,27 @@ def policy(known: Data, convolution: ConvolutionName = "sage") -> GraphPolicy:
 def state(pruned: list[float], seen: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     return {
         "pruned": torch.tensor([pruned]),
-        "seen": torch.zeros(1, len(pruned), 4) if seen is None else seen,
+        "seen": torch.zeros(1, len(pruned), 6) if seen is None else seen,
         "progress": torch.tensor([[0.5, 0.2, 0.0]]),
     }
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_before_learning_the_prior_decides(name: ConvolutionName) -> None:
-    made = policy(graph(), name)
-    probabilities = made.get_distribution(state([0, 0, 0, 0])).distribution.probs[0]
-    expected = torch.tensor([-1.0, 0.0, 1.0, 2.0, 0.0]).softmax(0)
-    assert torch.allclose(probabilities, expected)
-    # What is preferred to be pruned is not preferred to be restored.
-    restored = made.get_distribution(state([0, 0, 0, 1])).distribution.probs[0]
-    assert torch.allclose(restored, torch.tensor([-1.0, 0.0, 1.0, -2.0, 0.0]).softmax(0))
-
-
-def test_what_is_known_counts_more_than_the_prior() -> None:
-    seen = torch.zeros(1, 4, 4)
-    seen[0, 3, :2] = torch.tensor([1.0, -0.5])
-    made = policy(graph()).get_distribution(state([0, 0, 0, 0], seen))
-    expected = torch.tensor([-1.0, 0.0, 1.0, -0.5 * SURE, 0.0]).softmax(0)
-    assert torch.allclose(made.distribution.probs[0], expected)
+def test_before_learning_what_is_known_best_decides(name: ConvolutionName) -> None:
+    seen = torch.zeros(1, 4, 6)
+    # Nothing, gradients alone, an effect that says otherwise, and a state that says still otherwise.
+    seen[0, 1:, 4:] = torch.tensor([0.1, 0.05])
+    seen[0, 2:, 2:4] = torch.tensor([0.1, 0.3])
+    seen[0, 3, :2] = torch.tensor([1.0, 0.15])
+    probabilities = policy(graph(), name).get_distribution(state([0, 0, 1, 1], seen)).distribution.probs[0]
+    assert torch.allclose(probabilities, (SURE * torch.tensor([0.0, 0.05, -0.2, 0.15])).softmax(0))
 
 
 def test_what_is_masked_is_never_chosen() -> None:
     made = policy(graph())
-    allowed = torch.tensor([[True, False, True, False, False]]).numpy()
+    allowed = torch.tensor([[True, False, True, False]]).numpy()
     chosen = made.get_distribution(state([0, 0, 0, 0]), allowed)
-    assert torch.allclose(chosen.distribution.probs[0, [1, 3, 4]], torch.zeros(3))
+    assert torch.allclose(chosen.distribution.probs[0, [1, 3]], torch.zeros(2))
     assert {int(chosen.get_actions()) for _ in range(50)} == {0, 2}
 
 

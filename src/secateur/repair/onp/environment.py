@@ -1,7 +1,7 @@
-"""The search for a mask as an environment: what is pruned, one more or one less, and what that is worth.
+"""The search for a mask as an environment: each step proposes to prune or to restore a group of units.
 
-An episode begins at the best state found so far with some of its prunings undone, so that the agent learns
-to finish what is nearly right instead of finding the first units anew in every episode.
+A proposal that makes the choice worse is taken back, so that the agent learns what to propose, not how to
+find its way back; one that is hardly worse is kept for the episode: two changes may gain what neither does.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -15,13 +15,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.repair.trials import FREE, Measured, Trials
+from secateur.repair.trials import Measured, Trials
 
 Observation = dict[str, NDArray[np.float32]]
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
-KEPT = 16
-"""States that are remembered: the best may cost more held-out accuracy than allowed."""
+EXPECTING = 8
+"""Evaluations that what is expected counts for: passes forward and several back, none of them re-used."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,9 @@ class State:
     measured: Measured
 
 
-def worth(now: Measured, before: Measured, price: float) -> float:
-    """Return what of the triggers is gone, strength and success alike, less the price of the divergence.
-
-    The strength falls with every unit that matters, long before any image is safe; once it is low, what is
-    left of it says less of the backdoor than the images on which a trigger still succeeds.
-    """
-    return 1 - left(now, before) - price * now.cost
-
-
-def left(now: Measured, before: Measured) -> float:
-    """Return what of the triggers is left, 1 with nothing pruned."""
-    return (now.strength + now.success / max(before.success, FREE)) / 2
+def worth(measured: Measured, price: float) -> float:
+    """Return what of the triggers is gone, less the price of the divergence."""
+    return 1 - measured.left - price * measured.cost
 
 
 def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, price: float) -> list[float]:
@@ -71,27 +62,29 @@ def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, pri
     price
         Of a nat.
     """
-    trials.settle(flat)
-    before, found = trials.now, []
+    found = []
     for pruned in choices:
         masks = flat.clone()
         masks[sorted(pruned)] = 0
         trials.settle(masks)
-        found.append(worth(trials.now, before, price))
+        found.append(worth(trials.now, price))
     return found
 
 
 class Pruning(gymnasium.Env[Observation, np.int64]):
-    """Prune or restore a group of units at each step, or stop.
+    """Propose to prune a group of units, or to restore it if it is pruned.
 
     The worth of a state is what of the triggers is gone, less a price for each nat by which clean answers
-    diverge from those of the network as it came. The reward is what a step adds to it, so that an episode's
-    rewards sum to what it has changed. All of it is seen by a defender.
+    diverge from those of the network as it came. An episode begins at the best state found so far. What a
+    proposal leads to is measured; it is kept unless it falls short of the best state by more than is
+    tolerated. The reward is what a step adds to the state's worth, so that an episode's rewards sum to what
+    it has changed. All of it is seen by a defender.
 
     An observation holds, of every action, whether its units are pruned (``pruned``, ``(A,)``) and what is
-    known of it (``seen``, ``(A, 4)``, see `SENSITIVE`): whether the state it leads to was measured, and by
-    how much that is better; what of the triggers it took away and what it cost when it was last taken, from
-    any state. ``progress`` are success, worth, and the share of the episode's steps.
+    known of it (``seen``, ``(A, 6)``, see `SENSITIVE`): whether the state it leads to was measured, and by
+    how much that is better; what of the triggers it took away and what that cost when it was last proposed,
+    in any state; and both as expected of it (see `Trials.expect`) at the state in which the episode began.
+    ``progress`` are success, worth, and the share of the episode's steps.
 
     Parameters
     ----------
@@ -104,18 +97,21 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     price
         Of a nat, above 0.
     steps
-        Of an episode, at most.
-    undone
-        Share of the best state's prunings that an episode begins without, on average, in ``[0, 1]``.
+        Of an episode.
+    tolerated
+        Of the best worth, by how much a kept state may fall short, 0 or more.
     most
         Units that may be pruned at once.
+    generator
+        Draws what the cost's curvature is estimated with.
 
     Attributes
     ----------
-    best
-        The best states so far, best first.
+    path
+        States that were better than all before, at first that with nothing pruned; the best is the last.
     evaluations
-        States measured so far; those seen before are not measured again.
+        States measured so far, and `EXPECTING` for each from which it was computed what changes would do;
+        what is known is not measured again.
     """
 
     def __init__(
@@ -126,42 +122,48 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         *,
         price: float,
         steps: int,
-        undone: float,
+        tolerated: float,
         most: int,
+        generator: torch.Generator,
     ) -> None:
+        self._generator = generator
         self._trials, self._groups = trials, [list(group) for group in groups]
         self._ones = torch.ones(total)
-        self._price, self._steps, self._undone, self._most = price, steps, undone, most
+        self._price, self._steps, self._tolerated, self._most = price, steps, tolerated, most
         count = len(self._groups)
-        self.action_space = spaces.Discrete(count + 1)
+        self.action_space = spaces.Discrete(count)
         self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]
             {
                 "pruned": spaces.Box(0.0, 1.0, (count,), np.float32),
-                "seen": spaces.Box(-1.0, 1.0, (count, 4), np.float32),
+                "seen": spaces.Box(-1.0, 1.0, (count, 6), np.float32),
                 "progress": spaces.Box(-np.inf, np.inf, (3,), np.float32),
             }
         )
-        self._effects = np.zeros((count, 2), np.float32)
+        # What restoring the units of each action changes: what is left of the triggers, and the price of it.
+        self._effects, self._expected = np.zeros((count, 2)), np.zeros((count, 2))
+        self._curvature = np.zeros(count)
+        self._looked_from: frozenset[int] | None = None
         self._known: dict[frozenset[int], Measured] = {}
-        trials.settle(self._ones)
-        self._before = self._known[frozenset()] = trials.now
-        self.evaluations, self._step = 1, 0
-        self.best: list[State] = []
-        self._pruned: frozenset[int] = frozenset()
-        self._now = self.visit(self._pruned)
+        self.evaluations, self._step = 0, 0
+        self.path: list[State] = []
+        self._now = self.visit(frozenset())
 
     def visit(self, pruned: frozenset[int]) -> State:
-        """Measure a state, and remember it if it is among the best and prunes no more than allowed."""
+        """Measure a state, and remember it if it is the best so far and prunes no more than allowed."""
         if pruned not in self._known:
             self._trials.settle(self.mask(pruned))
             self._known[pruned] = self._trials.now
             self.evaluations += 1
         measured = self._known[pruned]
-        state = State(pruned, worth(measured, self._before, self._price), measured)
-        allowed = self._count(pruned) <= self._most
-        if allowed and all(known.pruned != pruned for known in self.best):
-            self.best = sorted([*self.best, state], key=lambda one: (-one.worth, len(one.pruned)))[:KEPT]
+        state = State(pruned, worth(measured, self._price), measured)
+        if self._count(pruned) <= self._most and (not self.path or state.worth > self.best.worth):
+            self.path.append(state)
         return state
+
+    @property
+    def best(self) -> State:
+        """The best state so far."""
+        return self.path[-1]
 
     def mask(self, pruned: frozenset[int]) -> Tensor:
         """Return masks of all units, ``(total,)``."""
@@ -173,26 +175,28 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin near the best state, or at the start if nothing is better."""
+        """Begin at the best state, and look at what changes of it would do unless that is known."""
         super().reset(seed=seed, options=options)
-        share = self.np_random.uniform(0, 2 * self._undone)
-        pruned = sorted(self.best[0].pruned)
-        stays = self.np_random.random(len(pruned)) >= share
-        self._pruned = frozenset(action for action, stay in zip(pruned, stays, strict=True) if stay)
-        self._now, self._step = self.visit(self._pruned), 0
+        self._now, self._step = self.best, 0
+        if self._looked_from != self._now.pruned:
+            self._looked_from = self._now.pruned
+            expected = self._trials.expect(self.mask(self._now.pruned), self._generator)
+            each = torch.stack([expected.left, self._price * expected.cost], 1)
+            self._expected = np.array([each[group].sum(0).tolist() for group in self._groups])
+            curvature = self._price * expected.curvature
+            self._curvature = np.array([float(curvature[group].sum()) for group in self._groups])
+            self.evaluations += EXPECTING
         return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Prune the action's units or, if they are pruned, restore them; the last action stops."""
+        """Measure what the action's proposal leads to, and go there unless it is much worse."""
         self._step += 1
-        if int(action) == len(self._groups):
-            return self._observation(), 0.0, True, False, {}
-        before = self._now
-        self._pruned = self._pruned ^ {int(action)}
-        self._now = self.visit(self._pruned)
-        self._effects[action] = self._effect(before.measured, self._now.measured)
-        if action not in self._pruned:
-            self._effects[action] *= -1
+        before, proposed = self._now, self.visit(self._now.pruned ^ {int(action)})
+        taken = proposed.measured.left - before.measured.left
+        cost = self._price * (proposed.measured.cost - before.measured.cost)
+        self._effects[action] = np.array([taken, cost]) * (1 if action in before.pruned else -1)
+        if self._keeps(proposed.worth) and self._count(proposed.pruned) <= self._most:
+            self._now = proposed
         return (
             self._observation(),
             self._now.worth - before.worth,
@@ -202,34 +206,41 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which actions make sense: prune no more than allowed, and do not stop at once if one can."""
-        full = self._count(self._pruned)
-        allowed = [
-            action in self._pruned or full + len(group) <= self._most
-            for action, group in enumerate(self._groups)
-        ]
-        return np.array([*allowed, self._step > 0 or not any(allowed)], dtype=np.bool_)
+        """Return which proposals make sense: they prune no more than allowed and are not known to be worse.
+
+        Where every one is known to be worse, all that are allowed.
+        """
+        full = self._count(self._now.pruned)
+        allowed = np.array(
+            [
+                action in self._now.pruned or full + len(group) <= self._most
+                for action, group in enumerate(self._groups)
+            ]
+        )
+        worse = np.array([known is not None and not self._keeps(known) for known in self._around()])
+        return next(mask for mask in (allowed & ~worse, allowed, ~allowed) if mask.any())
+
+    def _keeps(self, value: float) -> bool:
+        return value >= self.best.worth - self._tolerated
+
+    def _around(self) -> list[float | None]:
+        """Return the worth of the state that each action leads to, None where that is not known."""
+        found = [self._known.get(self._now.pruned ^ {action}) for action in range(len(self._groups))]
+        return [None if known is None else worth(known, self._price) for known in found]
 
     def _count(self, pruned: Collection[int]) -> int:
         return sum(len(self._groups[action]) for action in pruned)
 
-    def _effect(self, before: Measured, after: Measured) -> NDArray[np.float32]:
-        """Return what a step took away of the triggers and what it cost, on the scale of observations."""
-        taken = left(before, self._before) - left(after, self._before)
-        cost = self._price * (after.cost - before.cost)
-        told: NDArray[np.float32] = np.tanh(np.array([taken, cost], np.float32) * SENSITIVE)
-        return told
-
     def _observation(self) -> Observation:
         pruned = np.zeros(len(self._groups), np.float32)
-        pruned[list(self._pruned)] = 1.0
-        seen = np.zeros((len(pruned), 4), np.float32)
-        for action in range(len(pruned)):
-            measured = self._known.get(self._pruned ^ {action})
-            if measured is not None:
-                gained = worth(measured, self._before, self._price) - self._now.worth
-                seen[action, :2] = 1.0, np.tanh(SENSITIVE * gained)
-        seen[:, 2:] = self._effects * (1 - 2 * pruned)[:, None]
-        now = self._now.measured
-        progress = [now.success, self._now.worth, self._step / self._steps]
+        pruned[list(self._now.pruned)] = 1.0
+        seen = np.zeros((len(pruned), 6), np.float32)
+        for action, known in enumerate(self._around()):
+            if known is not None:
+                seen[action, :2] = 1.0, np.tanh(SENSITIVE * (known - self._now.worth))
+        changes = np.concatenate([self._effects, self._expected], 1) * (2 * pruned - 1)[:, None]
+        changes[:, 3] += self._curvature / 2
+        # What is left falls by what is taken.
+        seen[:, 2:] = np.tanh(SENSITIVE * changes * np.array([-1, 1, -1, 1]))
+        progress = [self._now.measured.success, self._now.worth, self._step / self._steps]
         return {"pruned": pruned, "seen": seen, "progress": np.array(progress, np.float32)}

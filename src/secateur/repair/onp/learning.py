@@ -19,6 +19,9 @@ from secateur.repair.onp.policy import GraphPolicy, Heads
 from secateur.repair.onp.settings import Agent
 from secateur.repair.trials import Trials
 
+KEPT = 16
+"""States that are returned."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -27,7 +30,8 @@ class Learned:
     Attributes
     ----------
     states
-        The best, best first.
+        The best, and others on the way to it from the first, evenly: the last may fit the images that they
+        were measured on best, and others worse.
     curve
         Evaluations so far and the worth of the best state, whenever it became better.
     evaluations
@@ -49,7 +53,7 @@ def learn(
     start: Sequence[int],
     *,
     groups: Sequence[Sequence[int]],
-    prior: Tensor,
+    suspicion: Tensor,
     most: int,
     policy: dict[str, Tensor] | None = None,
     generator: torch.Generator,
@@ -69,8 +73,8 @@ def learn(
         Units that are pruned in the best state known, positions.
     groups
         Units that are pruned together.
-    prior
-        ``(N,)``, how much each unit is suspected, any scale.
+    suspicion
+        ``(N,)``, how much each unit is suspected, any scale: which are candidates.
     most
         Units that may be pruned.
     policy
@@ -80,16 +84,17 @@ def learn(
     progress
         Told about every step.
     """
-    suspicion = torch.stack([prior[list(group)].mean() for group in groups])
-    chosen = _candidates(groups, suspicion, set(start), agent.candidates)
+    suspected = torch.stack([suspicion[list(group)].mean() for group in groups])
+    chosen = _candidates(groups, suspected, set(start), agent.candidates)
     environment = Pruning(
         trials,
         [groups[place] for place in chosen],
         len(graph.x),
         price=agent.price,
         steps=agent.steps,
-        undone=agent.undone,
+        tolerated=agent.tolerated,
         most=most,
+        generator=generator,
     )
     pruned = set(start)
     environment.visit(frozenset(k for k, place in enumerate(chosen) if pruned & set(groups[place])))
@@ -112,7 +117,7 @@ def learn(
             policy_kwargs={
                 "features_extractor_class": Heads,
                 "features_extractor_kwargs": {
-                    "graph": _known(graph, groups, chosen, suspicion[chosen], agent.preference),
+                    "graph": _known(graph, groups, chosen),
                     "hidden": agent.hidden,
                     "layers": agent.layers,
                     "convolution": agent.convolution,
@@ -130,10 +135,16 @@ def learn(
             state.worth,
             state.measured,
         )
-        for state in environment.best
+        for state in spread(environment.path)
     ]
     weights = {name: value.detach().clone() for name, value in learner.policy.state_dict().items()}
     return Learned(tuple(states), tuple(watch.curve), environment.evaluations, weights)
+
+
+def spread(path: Sequence[State]) -> list[State]:
+    """Return at most `KEPT` states of a path, evenly, with both ends."""
+    places = np.linspace(0, len(path) - 1, min(KEPT, len(path))).round().astype(int)
+    return [path[place] for place in places]
 
 
 class Watch(BaseCallback):
@@ -142,12 +153,12 @@ class Watch(BaseCallback):
     def __init__(self, environment: Pruning, agent: Agent, progress: Progress) -> None:
         super().__init__()
         self._environment, self._agent, self._progress = environment, agent, progress
-        self.curve = [(environment.evaluations, environment.best[0].worth)]
+        self.curve = [(environment.evaluations, environment.best.worth)]
         self._told = self._idle = self._episodes = 0
 
     def _on_step(self) -> bool:
         self._episodes += int(self.locals["dones"].sum())
-        known, best = self._environment.evaluations, self._environment.best[0]
+        known, best = self._environment.evaluations, self._environment.best
         if best.worth > self.curve[-1][1]:
             self.curve.append((known, best.worth))
         for _ in range(known - self._told):
@@ -181,29 +192,17 @@ def own_randomness() -> Iterator[None]:
             np.random.set_state(arrays)  # noqa: NPY002
 
 
-def _known(
-    graph: Data,
-    groups: Sequence[Sequence[int]],
-    chosen: Sequence[int],
-    suspicion: Tensor,
-    preference: float,
-) -> Data:
-    """Return the graph with the action of each node, and the actions' prior."""
+def _known(graph: Data, groups: Sequence[Sequence[int]], chosen: Sequence[int]) -> Data:
+    """Return the graph with the action of each node."""
     action = torch.full((len(graph.x),), -1)
     for number, place in enumerate(chosen):
         action[list(groups[place])] = number
-    scale = (suspicion.max() - suspicion.mean()).clamp_min(1e-9)
-    return Data(
-        x=graph.x,
-        edge_index=graph.edge_index,
-        action=action,
-        prior=preference * (suspicion - suspicion.mean()) / scale,
-    )
+    return Data(x=graph.x, edge_index=graph.edge_index, action=action)
 
 
-def _candidates(groups: Sequence[Sequence[int]], suspicion: Tensor, start: set[int], count: int) -> list[int]:
+def _candidates(groups: Sequence[Sequence[int]], suspected: Tensor, start: set[int], count: int) -> list[int]:
     """Return the groups to choose among: those of the start, and the most suspected."""
     first = {place for place, group in enumerate(groups) if start & set(group)}
-    order = suspicion.argsort(descending=True, stable=True).tolist()
+    order = suspected.argsort(descending=True, stable=True).tolist()
     others = [place for place in order if place not in first]
     return sorted([*first, *others[: max(0, count - len(first))]])

@@ -30,8 +30,8 @@ CONVOLUTIONS: Mapping[ConvolutionName, Callable[[int, int], nn.Module] | None] =
 }
 
 
-SURE = 5.0
-"""Logit at first of an action that is known to lead to a far better state."""
+SURE = 200.0
+"""Logit at first of a proposal that is known, or expected, to gain all that can be told."""
 
 
 class Encoder(nn.Module):
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
 
 
 class Heads(BaseFeaturesExtractor):
-    """Logits of all actions and the value of a state, ``(B, actions + 2)``: the last but one stops.
+    """Logits of all actions and the value of a state, ``(B, actions + 1)``.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Heads(BaseFeaturesExtractor):
         Of the environment's observations.
     graph
         ``x``, ``(N, F)``; ``edge_index``, ``(2, E)``; ``action``, ``(N,)``, the action that each node belongs
-        to, or -1; ``prior``, ``(actions,)``, by how much an action is preferred before anything is learned.
+        to, or -1.
     hidden, layers, convolution
         See `Encoder`.
     """
@@ -87,22 +87,19 @@ class Heads(BaseFeaturesExtractor):
     belongs: Tensor
     actions: Tensor
     near: Tensor
-    prior: Tensor
 
     def __init__(
         self, space: spaces.Dict, graph: Data, *, hidden: int, layers: int, convolution: ConvolutionName
     ) -> None:
-        count = int(graph.prior.numel())
-        super().__init__(space, count + 2)
         progress = cast(tuple[int], space["progress"].shape)[0]
-        seen = cast(tuple[int, int], space["seen"].shape)[1]
+        count, seen = cast(tuple[int, int], space["seen"].shape)
+        super().__init__(space, count + 1)
         self.encoder = Encoder(graph.x.shape[1], hidden, layers, convolution)
         context = 2 * hidden + progress
         self.action = _head(hidden + 2 + seen + context, hidden)
-        self.stop = _head(context, hidden)
         self.value = _head(context, hidden)
-        for head in (self.action, self.stop, self.value):
-            # Before anything is learned, what is known decides, and the prior of what is not.
+        for head in (self.action, self.value):
+            # Before anything is learned, what is known and promised decides.
             nn.init.zeros_(cast(nn.Linear, head[-1]).weight)
             nn.init.zeros_(cast(nn.Linear, head[-1]).bias)
         belongs = (graph.action >= 0).nonzero().flatten()
@@ -117,7 +114,6 @@ class Heads(BaseFeaturesExtractor):
             "belongs": belongs,
             "actions": graph.action[belongs],
             "near": near / near.sum(0).clamp_min(1),
-            "prior": graph.prior,
         }.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -133,10 +129,19 @@ class Heads(BaseFeaturesExtractor):
             seen,
             context[:, None].expand(-1, pruned.shape[1], -1),
         ]
-        # What is preferred to be pruned is preferred not to be restored.
-        preferred = torch.where(seen[..., 0] > 0, SURE * seen[..., 1], self.prior * (1 - 2 * pruned))
-        logits = self.action(torch.cat(each, 2)).squeeze(2) + preferred
-        return torch.cat([logits, self.stop(context), self.value(context)], 1)
+        logits = self.action(torch.cat(each, 2)).squeeze(2) + SURE * promised(seen)
+        return torch.cat([logits, self.value(context)], 1)
+
+
+def promised(seen: Tensor) -> Tensor:
+    """Return what each proposal promises, ``(B, actions)`` in ``[-1, 1]``: the best knowledge of it.
+
+    What it leads to if that was measured, what it changed when it was last proposed, or what is expected.
+    """
+    known, gain, taken, cost, expected, expected_cost = seen.unbind(2)
+    tried = (taken != 0) | (cost != 0)
+    guess = torch.where(tried, taken - cost, expected - expected_cost).clamp(-1, 1)
+    return torch.where(known > 0, gain, guess)
 
 
 class GraphPolicy(MaskableActorCriticPolicy):

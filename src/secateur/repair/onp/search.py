@@ -119,7 +119,7 @@ class Searching:
             self.graph(carried),
             kept,
             groups=self.groups,
-            prior=carried.clamp_min(0).cpu(),
+            suspicion=carried.cpu(),
             most=most,
             policy=self._policy,
             generator=case.generator,

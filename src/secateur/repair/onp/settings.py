@@ -51,13 +51,10 @@ class Agent:
         Learning ends when so many evaluations brought no better state.
     candidates
         Groups of units that the agent chooses among.
-    steps, undone
-        Length of an episode, and the share of the best state's prunings that it begins without.
+    steps, tolerated
+        Length of an episode, and by how much a state that it goes on from may be worth less than the best.
     price
         Of a nat by which clean answers diverge, in defeats of the triggers.
-    preference
-        How much likelier the candidate with the best prior is chosen at first than one with an average prior:
-        logarithm.
     rollout, epochs, batch_size, rate, entropy, discount, smoothing
         Of the optimisation: steps between updates, passes over them, steps per batch, learning rate of Adam,
         weight of the entropy, gamma and lambda of the advantages (Schulman et al., arXiv 1506.02438).
@@ -68,17 +65,16 @@ class Agent:
     layers: int = 2
     evaluations: int = 1500
     patience: int = 600
-    candidates: int = 256
-    steps: int = 16
-    undone: float = 0.4
+    candidates: int = 1024
+    steps: int = 8
+    tolerated: float = 0.002
     price: float = 0.5
-    preference: float = 3.0
-    rollout: int = 128
+    rollout: int = 64
     epochs: int = 6
     batch_size: int = 64
     rate: float = 1e-3
     entropy: float = 0.01
-    discount: float = 1.0
+    discount: float = 0.9
     smoothing: float = 0.95
 
     def __post_init__(self) -> None:
@@ -90,5 +86,5 @@ class Agent:
             raise MethodError("an agent needs at least one of everything it counts, and two steps a rollout")
         if not (0 < self.price < math.inf and 0 < self.rate < math.inf and 0 <= self.entropy < math.inf):
             raise MethodError("an agent needs a finite price > 0, rate > 0 and entropy >= 0")
-        if not (0 <= self.undone <= 0.5 and 0 <= self.discount <= 1 and 0 <= self.smoothing <= 1):
-            raise MethodError("an agent needs undone in [0, 0.5], and discount and smoothing in [0, 1]")
+        if not (0 <= self.tolerated < math.inf and 0 <= self.discount <= 1 and 0 <= self.smoothing <= 1):
+            raise MethodError("an agent needs tolerated >= 0, and discount and smoothing in [0, 1]")
