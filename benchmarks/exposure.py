@@ -1,13 +1,13 @@
 """Measure what a network reveals, labels, triggers and samples, and what a repair makes of it.
 
-    python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--parts repair recovery detectors]
+    python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--parts repair onp recovery detectors]
         [--detectors NAME ...]
     python benchmarks/exposure.py --table
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
 images how the recovered one does, how well detectors tell triggered images from clean ones, and ACC and ASR
-(on all test images) before and after RNP, which takes what the scan exposed if it is evidence. Results go to
-``benchmarks/results/exposure.json``; what is there is not measured again.
+(on all test images) before and after RNP and ONP, which take what the scan exposed if it is evidence. Results
+go to ``benchmarks/results/exposure.json``; what is there is not measured again.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from secateur.expose import (
 from secateur.expose.samples import Filter, create, detectors
 from secateur.files import write_text
 from secateur.models import duplicate
-from secateur.repair import RNP
+from secateur.repair import ONP, RNP
 from secateur.statistics import Proportion
 
 RESULTS = HERE / "results" / "exposure.json"
@@ -46,7 +46,8 @@ SHARE = 0.1
 """Of the images that detectors may look for something common in, so many are triggered: no majority."""
 HALFWAY = 0.5
 """Clean accuracy at which a network counts as half unlearned."""
-PARTS = ("repair", "recovery", "detectors")
+PARTS = ("repair", "onp", "recovery", "detectors")
+METHODS = {"repair": RNP(), "onp": ONP()}
 JUDGED = 1000
 """Test images of each kind, clean and triggered, that detectors are tried on."""
 
@@ -146,13 +147,13 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
     return result, revealed
 
 
-def repaired(subject: Subject, seed: int, revealed: Exposed) -> dict[str, Any]:
+def repaired(subject: Subject, seed: int, revealed: Exposed, method: RNP) -> dict[str, Any]:
     """Repair, with what a scan exposed if that is evidence, and measure that.
 
     A repair acts on less than evidence: without any, it looks for itself, as it does for its users.
     """
     start = time.perf_counter()
-    repair = RNP()(
+    repair = method(
         subject.model.network,
         subject.clean(seed),
         generator=torch.Generator().manual_seed(seed),
@@ -288,13 +289,15 @@ def main() -> None:
             subject = Subject(name, options)
             if f"{name}|before" not in cells:
                 keep({f"{name}|before": subject.measure(subject.model.network)})
-            for seed in options.seeds if "repair" in options.parts else ():
-                missing = [kind for kind in ("scan", "repair") if f"{name}|{kind}|{seed}" not in cells]
+            methods = [kind for kind in METHODS if kind in options.parts]
+            for seed in options.seeds if methods else ():
+                missing = [kind for kind in ("scan", *methods) if f"{name}|{kind}|{seed}" not in cells]
                 if missing:
                     scan, revealed = scanned(subject, seed)
+                if "scan" in missing:
                     keep({f"{name}|scan|{seed}": scan})
-                if "repair" in missing:
-                    keep({f"{name}|repair|{seed}": repaired(subject, seed, revealed)})
+                for kind in set(missing) & set(METHODS):
+                    keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
             recover = "recovery" in options.parts and subject.target is not None
             for seed in options.seeds if recover else ():
                 if f"{name}|recovery|{seed}" not in cells:
@@ -334,18 +337,20 @@ def table(cells: dict[str, Any]) -> str:
                 for what in ("strength", "success", "overlap", "overlap_anywhere", "seconds")
             ]
             lines.append(f"| `{name}` | " + " | ".join([*told, scores, *numbers]) + " |")
-    lines += [
-        "",
-        "| network | ACC | ASR | ACC after | ASR after | ACC unpolished | ASR unpolished | pruned | s |",
-        "| --- " * 9 + "|",
-    ]
-    for name in subjects:
-        if found := of(name, "repair"):
-            before = cells[f"{name}|before"]
+    for method in METHODS:
+        repaired = {name: found for name in subjects if (found := of(name, method))}
+        if repaired:
+            lines += [
+                "",
+                f"| network, {'RNP' if method == 'repair' else 'ONP'} | ACC | ASR | ACC after | ASR after "
+                "| ACC unpolished | ASR unpolished | pruned | s |",
+                "| --- " * 9 + "|",
+            ]
+        for name, found in repaired.items():
             plain = [f.get("unpolished", f) for f in found]
             rates = [
                 middle([f[what] and 100 * f[what]["value"] for f in part])
-                for part in ([before], found, plain)
+                for part in ([cells[f"{name}|before"]], found, plain)
                 for what in ("acc", "asr")
             ]
             numbers = [middle([f[what] for f in found]) for what in ("pruned", "seconds")]
@@ -366,7 +371,7 @@ def table(cells: dict[str, Any]) -> str:
             labels = ", ".join(sorted({str(one["smallest"]) for one in at}))
             rates = [middle([one[what] for one in at]) for what in ("success", "overlap", "overlap_anywhere")]
             lines.append(f"| `{name}` | {stage} | " + " | ".join([*numbers, labels, *rates]) + " |")
-    kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "repair", "before", "recovery"})
+    kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "before", "recovery", *METHODS})
     if kinds:
         lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
     rates = list[str]()

@@ -1,16 +1,17 @@
 """Does the learning earn its keep? ONP against simpler searches, for the same reward and evaluations.
 
-    python benchmarks/policies.py [--only NAME ...] [--seeds 0 1 2] [--evaluations 1500] [--searches NAME ...]
+    python benchmarks/policies.py [--only NAME ...] [--seeds 0 1 2] [--evaluations 400] [--searches NAME ...]
     python benchmarks/policies.py --draw
 
 RNP exposes each network and erases what it finds; the triggers of all its rounds make the reward. Then each
-search starts from nothing with the same number of evaluations, those of a greedy start included. What it
-finds is measured on test images, which no search sees. Results go to ``benchmarks/results/policies.json``;
-what is there is not measured again.
+search has the same number of evaluations, from RNP's choice or, where its name says so or it has an order of
+its own, from nothing. What it finds is measured on test images, which no search sees. Results go to
+``benchmarks/results/policies.json``; what is there is not measured again.
 """
 
 import argparse
 import json
+import math
 import random
 import statistics
 import time
@@ -32,7 +33,7 @@ from secateur.progress import Silent
 from secateur.repair import RNP
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import Erasing, Improving
+from secateur.repair.erasing import Improving
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.environment import Pruning, State, worths
 from secateur.repair.onp.learning import learn, spread
@@ -42,9 +43,6 @@ from secateur.units import all_units, prune
 
 RESULTS = HERE / "results" / "policies.json"
 FIGURE = HERE.parent / "docs" / "images" / "policies.png"
-GRADIENT = 3
-"""Evaluations that a gradient counts for: a pass forward and one back."""
-ERASING = Erasing()
 NEVER = 1e-30
 """A learning rate with which nothing is learned."""
 TRIES = 10
@@ -67,6 +65,8 @@ class Problem:
         The graph and what else is known of units.
     carried
         Share of the triggers' margin that each unit carries, ``(total,)``.
+    start
+        What RNP pruned.
     agent
         With the number of evaluations.
     most
@@ -80,6 +80,7 @@ class Problem:
     pointed: Trials | None
     searching: Searching
     carried: Tensor
+    start: frozenset[int]
     agent: Agent
     most: int
 
@@ -109,7 +110,14 @@ class Remembering(RNP):
     def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
         chosen = super()._erase(case, exposed, found, improve)
         assert chosen.erased is not None
-        REMEMBERED[:] = [{"exposed": exposed, "found": found, "known": chosen.erased.known}]
+        REMEMBERED[:] = [
+            {
+                "exposed": exposed,
+                "found": found,
+                "known": chosen.erased.known,
+                "start": list(chosen.choice.pruned),
+            }
+        ]
         return chosen
 
 
@@ -167,25 +175,10 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
             grouped=False,
         ),
         (trials.slopes(flat) / trials.now.strength).clamp(0, 1),
+        frozenset(known["start"]),
         agent,
-        int(METHOD.erasing.share * case.discovery.total),
+        math.floor(METHOD.erasing.share * case.discovery.total),
     )
-
-
-def greedy(given: Problem, environment: Pruning, limit: int) -> None:
-    """Take out the best of the units with the steepest slopes, as erasing does."""
-    pruned: frozenset[int] = frozenset()
-    now = environment.visit(pruned)
-    while now.measured.success > ERASING.success and environment.evaluations < limit:
-        flat = environment.mask(pruned)
-        slopes = given.trials.slopes(flat)
-        tried = min(ERASING.candidates, int(flat.sum()))
-        environment.evaluations += GRADIENT + tried
-        taken = given.trials.best(flat, slopes, candidates=tried, taken=ERASING.taken)
-        if not taken or len(pruned) + len(taken) > given.most:
-            break
-        pruned |= set(taken)
-        now = environment.visit(pruned)
 
 
 def along(given: Problem, order: Tensor) -> tuple[list[State], list[Any]]:
@@ -215,24 +208,37 @@ class Curve:
 
 
 def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
-    """Follow random policies: the agent's episodes with any action as likely as another."""
+    """Follow random policies from RNP's choice: any proposal is as likely as another."""
     environment = given.environment()
+    environment.visit(given.start)
     curve = Curve(environment)
     source = random.Random(seed)
+    begun = environment.evaluations
     environment.reset(seed=seed)
-    while environment.evaluations < given.agent.evaluations:
+    # What is expected of changes is not told, and does not count.
+    free = environment.evaluations - begun
+    while environment.evaluations - free < given.agent.evaluations:
         actions = environment.action_masks().nonzero()[0]
         _, _, terminated, truncated, _ = environment.step(source.choice(actions))
         curve.look()
         if terminated or truncated:
+            begun = environment.evaluations
             environment.reset()
+            free += environment.evaluations - begun
     return spread(environment.path), curve.points
 
 
-def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
-    """Change one or two units of the best choice, and keep what is better; from the greedy start."""
+def staying(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
+    """Stay with RNP's choice."""
     environment = given.environment()
-    greedy(given, environment, given.agent.evaluations)
+    environment.visit(given.start)
+    return [environment.best], Curve(environment).points
+
+
+def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
+    """Change one or two units of the best choice, and keep what is better; from RNP's choice."""
+    environment = given.environment()
+    environment.visit(given.start)
     curve = Curve(environment)
     source = random.Random(seed)
     suspects = given.carried.argsort(descending=True, stable=True)[: given.agent.candidates].tolist()
@@ -251,26 +257,19 @@ def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
 def agent(
     given: Problem, seed: int, *, trials: Trials | None = None, started: bool = True, **changes: Any
 ) -> tuple[list[State], list[Any]]:
-    """Learn, from the greedy start (without triggers: from nothing)."""
-    start: Sequence[int] = ()
-    spent = 0
-    if trials is None and started:
-        environment = given.environment()
-        greedy(given, environment, given.agent.evaluations)
-        start, spent = sorted(environment.best.pruned), environment.evaluations
-    evaluations = max(1, given.agent.evaluations - spent)
+    """Learn, from RNP's choice or from nothing."""
     learned = learn(
-        replace(given.agent, evaluations=evaluations, patience=evaluations, **changes),
+        replace(given.agent, patience=given.agent.evaluations, **changes),
         trials or given.trials,
         given.searching.graph(given.carried),
-        start,
+        sorted(given.start) if started else (),
         groups=given.searching.groups,
         suspicion=given.carried if trials is None else 1 - masks_of(given),
         most=given.most,
         generator=torch.Generator().manual_seed(seed),
         progress=Silent(),
     )
-    return list(learned.states), [(spent + count, value) for count, value in learned.curve]
+    return list(learned.states), list(learned.curve)
 
 
 def masks_of(given: Problem) -> Tensor:
@@ -289,8 +288,11 @@ SEARCHES: dict[str, tuple[str, Search]] = {
     "still": ("ONP that never learns", partial(agent, rate=NEVER)),
     "pointed": (
         "ONP without triggers",
-        lambda given, seed: agent(given, seed, trials=given.pointed) if given.pointed else ([], []),
+        lambda given, seed: (
+            agent(given, seed, trials=given.pointed, started=False) if given.pointed else ([], [])
+        ),
     ),
+    "rnp": ("RNP's choice", staying),
     "local": ("local search", local),
     "mask": ("greedy by mask", lambda given, seed: along(given, masks_of(given).argsort(stable=True))),
     "change": (
@@ -334,7 +336,7 @@ def main() -> None:
     parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
     parser.add_argument("--only", nargs="*", default=None, help="names of checkpoints or specimens")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--evaluations", type=int, default=1500)
+    parser.add_argument("--evaluations", type=int, default=400)
     parser.add_argument("--work", type=Path, default=Path(".policies"), help="folder for what is exposed")
     parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -63,8 +63,8 @@ class Agent:
     convolution: ConvolutionName = "sage"
     hidden: int = 64
     layers: int = 2
-    evaluations: int = 1500
-    patience: int = 600
+    evaluations: int = 400
+    patience: int = 150
     candidates: int = 1024
     steps: int = 8
     tolerated: float = 0.002
