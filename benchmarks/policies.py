@@ -97,6 +97,7 @@ class Problem:
             [[unit] for unit in range(self.total)],
             self.total,
             price=agent.price,
+            thrift=agent.thrift,
             steps=agent.steps,
             tolerated=agent.tolerated,
             most=self.most,

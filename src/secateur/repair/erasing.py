@@ -172,7 +172,7 @@ class Erasing:
         pointed
             What unlearning points to, if that is the label of `found`.
         improve
-            Goes on from the units that each round comes to.
+            Goes on from the units taken out once no other trigger is cheap, or nothing more can be done.
         """
         held = HeldOut(network, layers, clean, shift=shift)
         units = list(all_units(layers))
@@ -202,10 +202,14 @@ class Erasing:
             shift=shift,
             temperature=self.temperature,
         )
-        settled = doubted = False
-        for _ in range(self.rounds):
+        clean_held_out = replace(clean, learn=clean.choose)
+        stuck = doubted = False
+        improved, rounds = True, 0
+        while True:
             pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
-            if not kept:
+            if stuck:
+                known = []
+            elif not kept:
                 known = successors.beside(pruned)
             elif doubted:
                 known = successors.cheap(pruned)
@@ -213,8 +217,14 @@ class Erasing:
                 known = successors.doubtful(pruned)
                 doubted = not any(map(successors.is_cheap, known))
             if not known:
-                settled = True
-                break
+                if improved or improve is None:
+                    break
+                trials, held_out = (tried_on(images, erased) for images in (clean, clean_held_out))
+                kept = improve(trials, held_out, kept, carried, most=most)
+                flat.fill_(1)[kept] = 0
+                improved = True
+                continue
+            rounds += 1
             before = set(kept)
             trials = tried_on(clean, known)
             progress.start("erasing", math.ceil(most / group))
@@ -238,12 +248,12 @@ class Erasing:
             needless = trials.needless(flat, kept, success=self.success)
             flat[needless] = 1
             kept = [unit for unit in kept if unit not in needless]
-            if improve:
-                held_out = tried_on(replace(clean, learn=clean.choose), erased)
-                kept = improve(trials, held_out, kept, carried, most=most)
-                flat.fill_(1)[kept] = 0
-            if set(kept) == before or held.point(flat, len(kept)).loss.low > self.overrun * budget:
-                break
+            improved = False
+            stuck = (
+                rounds == self.rounds
+                or set(kept) == before
+                or held.point(flat, len(kept)).loss.low > self.overrun * budget
+            )
         curve = held.curve(kept, self.taken * group)
         choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)
         return Erased(
@@ -252,5 +262,5 @@ class Erasing:
             (found, *successors.seen),
             tuple(erased),
             successors,
-            settled and choice.pruned == choice.kept,
+            not stuck and choice.pruned == choice.kept,
         )

@@ -28,6 +28,7 @@ def pruning(
     steps: int = 6,
     most: int = TOTAL,
     tolerated: float = 0.0,
+    thrift: float = 0.0,
 ) -> Pruning:
     groups = groups or [[unit] for unit in range(TOTAL)]
     generator = torch.Generator().manual_seed(0)
@@ -36,6 +37,7 @@ def pruning(
         groups,
         TOTAL,
         price=2.0,
+        thrift=thrift,
         steps=steps,
         tolerated=tolerated,
         most=most,
@@ -45,11 +47,10 @@ def pruning(
 
 def test_worth_is_what_is_gone_less_what_it_costs() -> None:
     whole = Measured(cost=0.0, strength=1.0, depth=1.0, success=1.0, risk=1.0)
-    assert worth(whole, 2.0) == 0
-    assert worth(replace(whole, cost=0.1, strength=0.5, risk=0.9), 2.0) == pytest.approx(
-        1 - (0.5 + 0.9) / 2 - 0.2
-    )
-    assert worth(Measured(0.0, 0.0, -9.0, 0.0, 0.0), 2.0) == 1
+    assert worth(whole, 2.0, 0, 0.01) == 0
+    half = replace(whole, cost=0.1, strength=0.5, risk=0.9)
+    assert worth(half, 2.0, 3, 0.01) == pytest.approx(1 - (0.5 + 0.9) / 2 - 0.2 - 0.03)
+    assert worth(Measured(0.0, 0.0, -9.0, 0.0, 0.0), 2.0, 7, 0.0) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -134,6 +135,20 @@ def test_what_is_expected_is_told_for_both_directions() -> None:
         assert seen[:, 4] == pytest.approx(np.tanh(SENSITIVE * left.numpy()), abs=1e-3)
         # The curvature is drawn.
         assert seen[:, 5] == pytest.approx(np.tanh(SENSITIVE * cost.numpy()), abs=0.1)
+
+
+def test_a_unit_has_a_price() -> None:
+    rewards, told = [], []
+    for thrift in (0.0, 0.02):
+        environment = pruning(thrift=thrift)
+        told.append(np.arctanh(environment.reset(seed=0)[0]["seen"][2, 5]) / SENSITIVE)
+        observation, reward, *_ = environment.step(np.int64(FIRST))
+        rewards.append(reward)
+        told.append(np.arctanh(observation["seen"][FIRST, 3]) / SENSITIVE)
+    assert rewards[0] - rewards[1] == pytest.approx(0.02)
+    assert told[2] - told[0] == pytest.approx(0.02, abs=1e-3)
+    # Restored, it is given back.
+    assert told[3] - told[1] == pytest.approx(-0.02, abs=1e-3)
 
 
 def test_what_is_expected_is_computed_once_for_a_state_and_counts() -> None:

@@ -43,13 +43,13 @@ class State:
     measured: Measured
 
 
-def worth(measured: Measured, price: float) -> float:
-    """Return what of the triggers is gone, less the price of the divergence."""
-    return 1 - measured.left - price * measured.cost
+def worth(measured: Measured, price: float, pruned: int, thrift: float) -> float:
+    """Return what of the triggers is gone, less the price of the divergence and that of each unit."""
+    return 1 - measured.left - price * measured.cost - thrift * pruned
 
 
 def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, price: float) -> list[float]:
-    """Return what each choice of units is worth, as on images that it was not fitted to.
+    """Return what each choice of units is worth on images that it was not fitted to: units are free.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, pri
         masks = flat.clone()
         masks[sorted(pruned)] = 0
         trials.settle(masks)
-        found.append(worth(trials.now, price))
+        found.append(worth(trials.now, price, 0, 0.0))
     return found
 
 
@@ -75,7 +75,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     """Propose to prune a group of units, or to restore it if it is pruned.
 
     The worth of a state is what of the triggers is gone, less a price for each nat by which clean answers
-    diverge from those of the network as it came. An episode begins at the best state found so far. What a
+    diverge from those of the network as it came, and a small one for each unit: what gains less is as likely
+    to fit the images that states are measured on. An episode begins at the best state found so far. What a
     proposal leads to is measured; it is kept unless it falls short of the best state by more than is
     tolerated. The reward is what a step adds to the state's worth, so that an episode's rewards sum to what
     it has changed. All of it is seen by a defender.
@@ -94,8 +95,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         Units of each action, positions among `total`.
     total
         Units of the network.
-    price
-        Of a nat, above 0.
+    price, thrift
+        Of a nat, above 0, and of a unit, 0 or more.
     steps
         Of an episode.
     tolerated
@@ -121,6 +122,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         total: int,
         *,
         price: float,
+        thrift: float,
         steps: int,
         tolerated: float,
         most: int,
@@ -129,7 +131,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._generator = generator
         self._trials, self._groups = trials, [list(group) for group in groups]
         self._ones = torch.ones(total)
-        self._price, self._steps, self._tolerated, self._most = price, steps, tolerated, most
+        self._price, self._thrift = price, thrift
+        self._steps, self._tolerated, self._most = steps, tolerated, most
         count = len(self._groups)
         self.action_space = spaces.Discrete(count)
         self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]
@@ -155,7 +158,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
             self._known[pruned] = self._trials.now
             self.evaluations += 1
         measured = self._known[pruned]
-        state = State(pruned, worth(measured, self._price), measured)
+        state = State(pruned, self._worth(pruned, measured), measured)
         if self._count(pruned) <= self._most and (not self.path or state.worth > self.best.worth):
             self.path.append(state)
         return state
@@ -181,7 +184,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         if self._looked_from != self._now.pruned:
             self._looked_from = self._now.pruned
             expected = self._trials.expect(self.mask(self._now.pruned), self._generator)
-            each = torch.stack([expected.left, self._price * expected.cost], 1)
+            # A unit that is restored costs nothing any more.
+            each = torch.stack([expected.left, self._price * expected.cost - self._thrift], 1)
             self._expected = np.array([each[group].sum(0).tolist() for group in self._groups])
             curvature = self._price * expected.curvature
             self._curvature = np.array([float(curvature[group].sum()) for group in self._groups])
@@ -193,7 +197,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._step += 1
         before, proposed = self._now, self.visit(self._now.pruned ^ {int(action)})
         taken = proposed.measured.left - before.measured.left
-        cost = self._price * (proposed.measured.cost - before.measured.cost)
+        cost = before.worth - proposed.worth - taken
         self._effects[action] = np.array([taken, cost]) * (1 if action in before.pruned else -1)
         if self._keeps(proposed.worth) and self._count(proposed.pruned) <= self._most:
             self._now = proposed
@@ -225,8 +229,15 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
     def _around(self) -> list[float | None]:
         """Return the worth of the state that each action leads to, None where that is not known."""
-        found = [self._known.get(self._now.pruned ^ {action}) for action in range(len(self._groups))]
-        return [None if known is None else worth(known, self._price) for known in found]
+        around = [self._now.pruned ^ {action} for action in range(len(self._groups))]
+        found = [self._known.get(pruned) for pruned in around]
+        return [
+            None if known is None else self._worth(pruned, known)
+            for pruned, known in zip(around, found, strict=True)
+        ]
+
+    def _worth(self, pruned: Collection[int], measured: Measured) -> float:
+        return worth(measured, self._price, self._count(pruned), self._thrift)
 
     def _count(self, pruned: Collection[int]) -> int:
         return sum(len(self._groups[action]) for action in pruned)

@@ -91,6 +91,7 @@ def learn(
         [groups[place] for place in chosen],
         len(graph.x),
         price=agent.price,
+        thrift=agent.thrift,
         steps=agent.steps,
         tolerated=agent.tolerated,
         most=most,

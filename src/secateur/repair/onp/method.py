@@ -39,8 +39,8 @@ class ONP(RNP):
     Of the paper its abstract is known, no internals and no code: the network becomes a graph, graph networks
     trained by reinforcement learning find the pruning policy, and units that meet at a residual addition
     are pruned in groups (preset ``grouped``). The rest is our design, argued in ``docs/onp.md``. Exposing,
-    the rounds of inverting triggers again, and polishing are those of `RNP`; in each round, the agent goes
-    on from the units that `Erasing` comes to.
+    the rounds of inverting triggers again, and polishing are those of `RNP`; the agent goes on from the units
+    that `Erasing` comes to.
 
     Attributes
     ----------

@@ -53,8 +53,8 @@ class Agent:
         Groups of units that the agent chooses among.
     steps, tolerated
         Length of an episode, and by how much a state that it goes on from may be worth less than the best.
-    price
-        Of a nat by which clean answers diverge, in defeats of the triggers.
+    price, thrift
+        Of a nat by which clean answers diverge, and of a pruned unit, in defeats of the triggers.
     rollout, epochs, batch_size, rate, entropy, discount, smoothing
         Of the optimisation: steps between updates, passes over them, steps per batch, learning rate of Adam,
         weight of the entropy, gamma and lambda of the advantages (Schulman et al., arXiv 1506.02438).
@@ -69,6 +69,7 @@ class Agent:
     steps: int = 8
     tolerated: float = 0.002
     price: float = 0.5
+    thrift: float = 0.0005
     rollout: int = 64
     epochs: int = 6
     batch_size: int = 64
@@ -84,7 +85,9 @@ class Agent:
         whole = (self.hidden, self.layers, self.evaluations, self.patience, self.candidates, self.steps)
         if min(*whole, self.epochs, self.batch_size) < 1 or self.rollout < 2:
             raise MethodError("an agent needs at least one of everything it counts, and two steps a rollout")
-        if not (0 < self.price < math.inf and 0 < self.rate < math.inf and 0 <= self.entropy < math.inf):
-            raise MethodError("an agent needs a finite price > 0, rate > 0 and entropy >= 0")
+        if not (0 < self.price < math.inf and 0 < self.rate < math.inf):
+            raise MethodError("an agent needs a finite price > 0 and rate > 0")
+        if not (0 <= self.entropy < math.inf and 0 <= self.thrift < math.inf):
+            raise MethodError("an agent needs a finite entropy >= 0 and thrift >= 0")
         if not (0 <= self.tolerated < math.inf and 0 <= self.discount <= 1 and 0 <= self.smoothing <= 1):
             raise MethodError("an agent needs tolerated >= 0, and discount and smoothing in [0, 1]")
