@@ -15,7 +15,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.onp import Agent, Graphing
-from secateur.repair.onp.environment import Pruning, State, worths
+from secateur.repair.onp.environment import Pruning, State, best_elsewhere, worth
 from secateur.repair.onp.learning import learn, spread
 from secateur.repair.onp.search import Searching
 from secateur.repair.trials import Trials
@@ -89,8 +89,8 @@ class Problem:
         """Number of units."""
         return self.case.discovery.total
 
-    def environment(self) -> Pruning:
-        """Return an environment of all units, in which nothing was visited."""
+    def environment(self, start: Collection[int] = ()) -> Pruning:
+        """Return an environment of all units."""
         agent = self.agent
         return Pruning(
             self.trials,
@@ -101,6 +101,7 @@ class Problem:
             steps=agent.steps,
             tolerated=agent.tolerated,
             most=self.most,
+            start=start,
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -210,8 +211,7 @@ class Curve:
 
 def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     """Follow random policies from RNP's choice: any proposal is as likely as another."""
-    environment = given.environment()
-    environment.visit(given.start)
+    environment = given.environment(given.start)
     curve = Curve(environment)
     source = random.Random(seed)
     begun = environment.evaluations
@@ -231,15 +231,13 @@ def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
 
 def staying(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     """Stay with RNP's choice."""
-    environment = given.environment()
-    environment.visit(given.start)
+    environment = given.environment(given.start)
     return [environment.best], Curve(environment).points
 
 
 def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     """Change one or two units of the best choice, and keep what is better; from RNP's choice."""
-    environment = given.environment()
-    environment.visit(given.start)
+    environment = given.environment(given.start)
     curve = Curve(environment)
     source = random.Random(seed)
     suspects = given.carried.argsort(descending=True, stable=True)[: given.agent.candidates].tolist()
@@ -310,9 +308,7 @@ def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seco
     """Take the best state by held-out images, as ONP does, and measure it on test images."""
     ones, price = torch.ones(given.total), given.agent.price
     choices = [state.pruned for state in states]
-    held, best = max(
-        zip(worths(given.held, choices, ones, price), choices, strict=True), key=lambda pair: pair[0]
-    )
+    best, held = best_elsewhere(given.held, choices, ones, price)
     units = list(all_units(given.case.discovery.layers))
     network = prune(
         given.subject.model.network,
@@ -320,7 +316,7 @@ def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seco
         [units[unit] for unit in sorted(best)],
     )
     return given.subject.measure(network) | {
-        "worth": worths(given.trials, [best], ones, price)[0],
+        "worth": worth(states[choices.index(best)].measured, price, 0, 0.0),
         "held": held,
         "pruned": len(best),
         "curve": [[count, round(value, 5)] for count, value in curve],

@@ -1,6 +1,6 @@
 """The environment: what a step is worth, by hand, and the rules of the game."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +8,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from planted import BACKDOOR, CLEAN, Planted, corner, found_units
-from secateur.repair.onp.environment import EXPECTING, SENSITIVE, Pruning, worth
+from planted import BACKDOOR, CLEAN, TARGET, Planted, corner, found_units
+from secateur.repair.onp.environment import EXPECTING, SENSITIVE, Pruning, best_elsewhere, worth
 from secateur.repair.trials import Measured, Trials
 
 TOTAL = 9
@@ -29,6 +29,7 @@ def pruning(
     most: int = TOTAL,
     tolerated: float = 0.0,
     thrift: float = 0.0,
+    start: Collection[int] = (),
 ) -> Pruning:
     groups = groups or [[unit] for unit in range(TOTAL)]
     generator = torch.Generator().manual_seed(0)
@@ -41,6 +42,7 @@ def pruning(
         steps=steps,
         tolerated=tolerated,
         most=most,
+        start=start,
         generator=generator,
     )
 
@@ -202,3 +204,29 @@ def test_episodes_begin_at_the_best_state() -> None:
     environment = pruning()
     environment.visit(frozenset(BACKDOOR))
     assert environment.reset(seed=0)[0]["pruned"].nonzero()[0].tolist() == sorted(BACKDOOR)
+
+
+def test_what_leaves_more_of_the_triggers_than_the_first_choice_is_never_kept() -> None:
+    environment = pruning(start=[*BACKDOOR, TARGET], tolerated=9.0)
+    environment.reset(seed=0)
+    # To restore the backdoor's own units brings the trigger back; the label's own gains accuracy.
+    observation, reward, *_ = environment.step(np.int64(FIRST))
+    assert (reward, observation["pruned"][FIRST]) == (0, 1)
+    observation, reward, *_ = environment.step(np.int64(TARGET))
+    assert reward > 0.4
+    assert not observation["pruned"][TARGET]
+    assert [state.pruned for state in environment.path] == [{*BACKDOOR, TARGET}, BACKDOOR]
+
+
+def test_the_best_elsewhere_leaves_no_more_of_the_triggers() -> None:
+    flat, tried = torch.ones(TOTAL), trials()
+    first = BACKDOOR | {TARGET}
+    assert best_elsewhere(tried, [first, BACKDOOR], flat, 2.0)[0] == BACKDOOR
+    # Nothing pruned is worth more at this price, but leaves everything.
+    choice, value = best_elsewhere(tried, [first, frozenset()], flat, 9.0)
+    assert choice == first
+    assert value < 0
+    assert best_elsewhere(tried, [frozenset(), first], flat, 9.0) == (
+        frozenset(),
+        pytest.approx(0, abs=1e-6),
+    )

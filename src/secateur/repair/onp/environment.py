@@ -4,7 +4,8 @@ A proposal that makes the choice worse is taken back, so that the agent learns w
 find its way back; one that is hardly worse is kept for the episode: two changes may gain what neither does.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from secateur.repair.trials import Measured, Trials
 
 Observation = dict[str, NDArray[np.float32]]
+SLACK = 0.005
+"""Of the triggers, so much more may be left than by the first choice: less than one image that yields."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 EXPECTING = 8
@@ -48,27 +51,36 @@ def worth(measured: Measured, price: float, pruned: int, thrift: float) -> float
     return 1 - measured.left - price * measured.cost - thrift * pruned
 
 
-def worths(trials: Trials, choices: Iterable[Collection[int]], flat: Tensor, price: float) -> list[float]:
-    """Return what each choice of units is worth on images that it was not fitted to: units are free.
+def best_elsewhere(
+    trials: Trials, choices: Sequence[Collection[int]], flat: Tensor, price: float
+) -> tuple[Collection[int], float]:
+    """Return the choice that is worth most on images that it was not fitted to, and its worth there.
+
+    Units are free. Like a search, it takes no choice that leaves more of the triggers than the first by
+    `SLACK`, unless that prunes nothing.
 
     Parameters
     ----------
     trials
         Measures choices.
     choices
-        Positions of the units that are pruned.
+        Positions of the units that are pruned, at least one choice.
     flat
         Masks of the network as it came, ``(total,)``, ones.
     price
         Of a nat.
     """
-    found = []
+    found: list[Measured] = []
     for pruned in choices:
         masks = flat.clone()
         masks[sorted(pruned)] = 0
         trials.settle(masks)
-        found.append(worth(trials.now, price, 0, 0.0))
-    return found
+        found.append(trials.now)
+    worths = [worth(measured, price, 0, 0.0) for measured in found]
+    left = found[0].left + SLACK if choices[0] else math.inf
+    allowed = [place for place, measured in enumerate(found) if measured.left <= left]
+    best = max(allowed, key=lambda place: worths[place])
+    return choices[best], worths[best]
 
 
 class Pruning(gymnasium.Env[Observation, np.int64]):
@@ -78,8 +90,9 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     diverge from those of the network as it came, and a small one for each unit: what gains less is as likely
     to fit the images that states are measured on. An episode begins at the best state found so far. What a
     proposal leads to is measured; it is kept unless it falls short of the best state by more than is
-    tolerated. The reward is what a step adds to the state's worth, so that an episode's rewards sum to what
-    it has changed. All of it is seen by a defender.
+    tolerated, or leaves more of the triggers than the first by `SLACK`: they are likenesses of the planted
+    one, which may be at work where they hardly are. The reward is what a step adds to the state's worth, so
+    that an episode's rewards sum to what it has changed. All of it is seen by a defender.
 
     An observation holds, of every action, whether its units are pruned (``pruned``, ``(A,)``) and what is
     known of it (``seen``, ``(A, 6)``, see `SENSITIVE`): whether the state it leads to was measured, and by
@@ -103,13 +116,15 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         Of the best worth, by how much a kept state may fall short, 0 or more.
     most
         Units that may be pruned at once.
+    start
+        Actions whose units are pruned in the first state.
     generator
         Draws what the cost's curvature is estimated with.
 
     Attributes
     ----------
     path
-        States that were better than all before, at first that with nothing pruned; the best is the last.
+        The first state, and others that were better than all before; the best is the last.
     evaluations
         States measured so far, and `EXPECTING` for each from which it was computed what changes would do;
         what is known is not measured again.
@@ -126,6 +141,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         steps: int,
         tolerated: float,
         most: int,
+        start: Collection[int] = (),
         generator: torch.Generator,
     ) -> None:
         self._generator = generator
@@ -146,22 +162,25 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._effects, self._expected = np.zeros((count, 2)), np.zeros((count, 2))
         self._curvature = np.zeros(count)
         self._looked_from: frozenset[int] | None = None
-        self._known: dict[frozenset[int], Measured] = {}
+        self._known: dict[frozenset[int], State] = {}
         self.evaluations, self._step = 0, 0
         self.path: list[State] = []
-        self._now = self.visit(frozenset())
+        self._left = math.inf
+        self._now = self.visit(frozenset(start))
+        if self._now.pruned:
+            self._left = self._now.measured.left + SLACK
 
     def visit(self, pruned: frozenset[int]) -> State:
-        """Measure a state, and remember it if it is the best so far and prunes no more than allowed."""
+        """Measure a state, and remember it if it is the best so far and allowed."""
         if pruned not in self._known:
             self._trials.settle(self.mask(pruned))
-            self._known[pruned] = self._trials.now
+            measured = self._trials.now
+            value = worth(measured, self._price, self._count(pruned), self._thrift)
+            self._known[pruned] = state = State(pruned, value, measured)
             self.evaluations += 1
-        measured = self._known[pruned]
-        state = State(pruned, self._worth(pruned, measured), measured)
-        if self._count(pruned) <= self._most and (not self.path or state.worth > self.best.worth):
-            self.path.append(state)
-        return state
+            if not self.path or (value > self.best.worth and self._keeps(state)):
+                self.path.append(state)
+        return self._known[pruned]
 
     @property
     def best(self) -> State:
@@ -199,7 +218,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         taken = proposed.measured.left - before.measured.left
         cost = before.worth - proposed.worth - taken
         self._effects[action] = np.array([taken, cost]) * (1 if action in before.pruned else -1)
-        if self._keeps(proposed.worth) and self._count(proposed.pruned) <= self._most:
+        if self._keeps(proposed):
             self._now = proposed
         return (
             self._observation(),
@@ -224,20 +243,16 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         worse = np.array([known is not None and not self._keeps(known) for known in self._around()])
         return next(mask for mask in (allowed & ~worse, allowed, ~allowed) if mask.any())
 
-    def _keeps(self, value: float) -> bool:
-        return value >= self.best.worth - self._tolerated
+    def _keeps(self, state: State) -> bool:
+        return (
+            state.worth >= self.best.worth - self._tolerated
+            and state.measured.left <= self._left
+            and self._count(state.pruned) <= self._most
+        )
 
-    def _around(self) -> list[float | None]:
-        """Return the worth of the state that each action leads to, None where that is not known."""
-        around = [self._now.pruned ^ {action} for action in range(len(self._groups))]
-        found = [self._known.get(pruned) for pruned in around]
-        return [
-            None if known is None else self._worth(pruned, known)
-            for pruned, known in zip(around, found, strict=True)
-        ]
-
-    def _worth(self, pruned: Collection[int], measured: Measured) -> float:
-        return worth(measured, self._price, self._count(pruned), self._thrift)
+    def _around(self) -> list[State | None]:
+        """Return the state that each action leads to, None where it is not known."""
+        return [self._known.get(self._now.pruned ^ {action}) for action in range(len(self._groups))]
 
     def _count(self, pruned: Collection[int]) -> int:
         return sum(len(self._groups[action]) for action in pruned)
@@ -248,7 +263,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         seen = np.zeros((len(pruned), 6), np.float32)
         for action, known in enumerate(self._around()):
             if known is not None:
-                seen[action, :2] = 1.0, np.tanh(SENSITIVE * (known - self._now.worth))
+                seen[action, :2] = 1.0, np.tanh(SENSITIVE * (known.worth - self._now.worth))
         changes = np.concatenate([self._effects, self._expected], 1) * (2 * pruned - 1)[:, None]
         changes[:, 3] += self._curvature / 2
         # What is left falls by what is taken.

@@ -30,8 +30,8 @@ class Learned:
     Attributes
     ----------
     states
-        The best, and others on the way to it from the first, evenly: the last may fit the images that they
-        were measured on best, and others worse.
+        The first, the best, and others on the way, evenly: the best may fit the images that they were
+        measured on, and others worse.
     curve
         Evaluations so far and the worth of the best state, whenever it became better.
     evaluations
@@ -95,10 +95,9 @@ def learn(
         steps=agent.steps,
         tolerated=agent.tolerated,
         most=most,
+        start=[k for k, place in enumerate(chosen) if set(start) & set(groups[place])],
         generator=generator,
     )
-    pruned = set(start)
-    environment.visit(frozenset(k for k, place in enumerate(chosen) if pruned & set(groups[place])))
     seed = int(torch.randint(2**31, (), generator=generator))
     progress.start("learning", agent.evaluations)
     watch = Watch(environment, agent, progress)

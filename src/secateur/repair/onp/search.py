@@ -14,7 +14,7 @@ from secateur.models import duplicate, logits
 from secateur.repair.activity import activity
 from secateur.repair.choosing import network_inputs
 from secateur.repair.chosen import Chosen
-from secateur.repair.onp.environment import worths
+from secateur.repair.onp.environment import best_elsewhere
 from secateur.repair.onp.features import features, with_carried
 from secateur.repair.onp.graph import build_graph
 from secateur.repair.onp.learning import learn
@@ -127,12 +127,8 @@ class Searching:
         )
         self._policy = learned.policy
         self.learning.append(Learning(learned.evaluations, time.perf_counter() - start, learned.curve))
-        choices = [state.pruned for state in learned.states]
         flat = torch.ones(case.discovery.total, device=case.example.device)
-        _, best = max(
-            zip(worths(held, choices, flat, self._agent.price), choices, strict=True),
-            key=lambda pair: pair[0],
-        )
+        best, _ = best_elsewhere(held, [state.pruned for state in learned.states], flat, self._agent.price)
         # In the order of suspicion: a budget may cut the end off.
         return sorted(best, key=lambda unit: (-float(carried[unit]), unit))
 
