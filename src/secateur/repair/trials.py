@@ -190,6 +190,11 @@ class Trials:
         self._depth, self._risk = whole.depth, max(whole.risk, FREE)
         self.settle(flat)
 
+    @property
+    def device(self) -> torch.device:
+        """Where masks are."""
+        return self._wanted.device
+
     def settle(self, flat: Tensor) -> None:
         """Measure with these units, from which on single ones are tried."""
         outputs = self._attempt(flat)

@@ -146,7 +146,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     ) -> None:
         self._generator = generator
         self._trials, self._groups = trials, [list(group) for group in groups]
-        self._ones = torch.ones(total)
+        self._ones = torch.ones(total, device=trials.device)
         self._price, self._thrift = price, thrift
         self._steps, self._tolerated, self._most = steps, tolerated, most
         count = len(self._groups)
