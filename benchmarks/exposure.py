@@ -296,7 +296,7 @@ def main() -> None:
                     scan, revealed = scanned(subject, seed)
                 if "scan" in missing:
                     keep({f"{name}|scan|{seed}": scan})
-                for kind in set(missing) & set(METHODS):
+                for kind in (kind for kind in methods if kind in missing):
                     keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
             recover = "recovery" in options.parts and subject.target is not None
             for seed in options.seeds if recover else ():
@@ -338,15 +338,15 @@ def table(cells: dict[str, Any]) -> str:
             ]
             lines.append(f"| `{name}` | " + " | ".join([*told, scores, *numbers]) + " |")
     for method in METHODS:
-        repaired = {name: found for name in subjects if (found := of(name, method))}
-        if repaired:
+        results = {name: found for name in subjects if (found := of(name, method))}
+        if results:
             lines += [
                 "",
                 f"| network, {'RNP' if method == 'repair' else 'ONP'} | ACC | ASR | ACC after | ASR after "
                 "| ACC unpolished | ASR unpolished | pruned | s |",
                 "| --- " * 9 + "|",
             ]
-        for name, found in repaired.items():
+        for name, found in results.items():
             plain = [f.get("unpolished", f) for f in found]
             rates = [
                 middle([f[what] and 100 * f[what]["value"] for f in part])

@@ -35,7 +35,7 @@ from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.onp import Agent, Graphing
-from secateur.repair.onp.environment import Pruning, State, best_elsewhere, worth
+from secateur.repair.onp.environment import EXPECTING, Pruning, State, best_elsewhere, worth
 from secateur.repair.onp.learning import learn, spread
 from secateur.repair.onp.search import Searching
 from secateur.repair.trials import Trials
@@ -214,10 +214,9 @@ def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     environment = given.environment(given.start)
     curve = Curve(environment)
     source = random.Random(seed)
-    begun = environment.evaluations
     environment.reset(seed=seed)
     # What is expected of changes is not told, and does not count.
-    free = environment.evaluations - begun
+    free = EXPECTING
     while environment.evaluations - free < given.agent.evaluations:
         actions = environment.action_masks().nonzero()[0]
         _, _, terminated, truncated, _ = environment.step(source.choice(actions))

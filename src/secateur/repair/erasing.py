@@ -206,16 +206,16 @@ class Erasing:
         stuck = doubted = False
         improved, rounds = True, 0
         while True:
-            pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
-            if stuck:
-                known = []
-            elif not kept:
-                known = successors.beside(pruned)
-            elif doubted:
-                known = successors.cheap(pruned)
-            else:
-                known = successors.doubtful(pruned)
-                doubted = not any(map(successors.is_cheap, known))
+            known: Sequence[Found] = []
+            if not stuck:
+                pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
+                if not kept:
+                    known = successors.beside(pruned)
+                elif doubted:
+                    known = successors.cheap(pruned)
+                else:
+                    known = successors.doubtful(pruned)
+                    doubted = not any(map(successors.is_cheap, known))
             if not known:
                 if improved or improve is None:
                     break
