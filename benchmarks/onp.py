@@ -70,10 +70,7 @@ def costs(model: str, count: int, rounds: int) -> dict[str, Any]:
         trials,
         [[unit] for unit in range(total)],
         total,
-        price=agent.price,
-        thrift=agent.thrift,
-        steps=agent.steps,
-        tolerated=agent.tolerated,
+        agent,
         most=total,
         generator=torch.Generator().manual_seed(0),
     )

@@ -91,15 +91,11 @@ class Problem:
 
     def environment(self, start: Collection[int] = ()) -> Pruning:
         """Return an environment of all units."""
-        agent = self.agent
         return Pruning(
             self.trials,
             [[unit] for unit in range(self.total)],
             self.total,
-            price=agent.price,
-            thrift=agent.thrift,
-            steps=agent.steps,
-            tolerated=agent.tolerated,
+            self.agent,
             most=self.most,
             start=start,
             generator=torch.Generator().manual_seed(0),

@@ -9,6 +9,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, TARGET, Planted, corner, found_units
+from secateur.repair.onp import Agent
 from secateur.repair.onp.environment import EXPECTING, SENSITIVE, Pruning, best_elsewhere, worth
 from secateur.repair.trials import Measured, Trials
 
@@ -37,10 +38,7 @@ def pruning(
         trials(),
         groups,
         TOTAL,
-        price=2.0,
-        thrift=thrift,
-        steps=steps,
-        tolerated=tolerated,
+        Agent(price=2.0, thrift=thrift, steps=steps, tolerated=tolerated),
         most=most,
         start=start,
         generator=generator,

@@ -113,10 +113,7 @@ def test_advantages_are_those_of_the_paper() -> None:
         trials(),
         [[unit] for unit in range(TOTAL)],
         TOTAL,
-        price=2.5,
-        thrift=0.0,
-        steps=6,
-        tolerated=0.0,
+        Agent(price=2.5, thrift=0.0, steps=6, tolerated=0.0),
         most=TOTAL,
         generator=torch.Generator().manual_seed(0),
     )

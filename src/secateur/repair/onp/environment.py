@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.repair.onp.settings import Agent
 from secateur.repair.trials import Measured, Trials
 
 Observation = dict[str, NDArray[np.float32]]
@@ -108,12 +109,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         Units of each action, positions among `total`.
     total
         Units of the network.
-    price, thrift
-        Of a nat, above 0, and of a unit, 0 or more.
-    steps
-        Of an episode.
-    tolerated
-        Of the best worth, by how much a kept state may fall short, 0 or more.
+    agent
+        Its price, thrift, steps and what it tolerates.
     most
         Units that may be pruned at once.
     start
@@ -135,11 +132,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         trials: Trials,
         groups: Sequence[Sequence[int]],
         total: int,
+        agent: Agent,
         *,
-        price: float,
-        thrift: float,
-        steps: int,
-        tolerated: float,
         most: int,
         start: Collection[int] = (),
         generator: torch.Generator,
@@ -147,8 +141,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._generator = generator
         self._trials, self._groups = trials, [list(group) for group in groups]
         self._ones = torch.ones(total, device=trials.device)
-        self._price, self._thrift = price, thrift
-        self._steps, self._tolerated, self._most = steps, tolerated, most
+        self._agent, self._most = agent, most
         count = len(self._groups)
         self.action_space = spaces.Discrete(count)
         self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]
@@ -175,7 +168,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         if pruned not in self._known:
             self._trials.settle(self.mask(pruned))
             measured = self._trials.now
-            value = worth(measured, self._price, self._count(pruned), self._thrift)
+            value = worth(measured, self._agent.price, self._count(pruned), self._agent.thrift)
             self._known[pruned] = state = State(pruned, value, measured)
             self.evaluations += 1
             if not self.path or (value > self.best.worth and self._keeps(state)):
@@ -204,9 +197,9 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
             self._looked_from = self._now.pruned
             expected = self._trials.expect(self.mask(self._now.pruned), self._generator)
             # A unit that is restored costs nothing any more.
-            each = torch.stack([expected.left, self._price * expected.cost - self._thrift], 1)
+            each = torch.stack([expected.left, self._agent.price * expected.cost - self._agent.thrift], 1)
             self._expected = np.array([each[group].sum(0).tolist() for group in self._groups])
-            curvature = self._price * expected.curvature
+            curvature = self._agent.price * expected.curvature
             self._curvature = np.array([float(curvature[group].sum()) for group in self._groups])
             self.evaluations += EXPECTING
         return self._observation(), {}
@@ -224,7 +217,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
             self._observation(),
             self._now.worth - before.worth,
             False,
-            self._step >= self._steps,
+            self._step >= self._agent.steps,
             {"success": self._now.measured.success, "cost": self._now.measured.cost},
         )
 
@@ -245,7 +238,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
     def _keeps(self, state: State) -> bool:
         return (
-            state.worth >= self.best.worth - self._tolerated
+            state.worth >= self.best.worth - self._agent.tolerated
             and state.measured.left <= self._left
             and self._count(state.pruned) <= self._most
         )
@@ -268,5 +261,5 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         changes[:, 3] += self._curvature / 2
         # What is left falls by what is taken.
         seen[:, 2:] = np.tanh(SENSITIVE * changes * np.array([-1, 1, -1, 1]))
-        progress = [self._now.measured.success, self._now.worth, self._step / self._steps]
+        progress = [self._now.measured.success, self._now.worth, self._step / self._agent.steps]
         return {"pruned": pruned, "seen": seen, "progress": np.array(progress, np.float32)}
