@@ -1,11 +1,13 @@
 """Does the learning earn its keep? ONP against simpler searches, for the same reward and evaluations.
 
+    python benchmarks/policies.py --teach NAME ...
     python benchmarks/policies.py [--only NAME ...] [--seeds 0 1 2] [--evaluations 400] [--searches NAME ...]
     python benchmarks/policies.py --draw
 
 RNP exposes each network and erases what it finds; the triggers of all its rounds make the reward. Then each
 search has the same number of evaluations, from RNP's choice or, where its name says so or it has an order of
-its own, from nothing. What it finds is measured on test images, which no search sees. Results go to
+its own, from nothing. One begins with a policy that was taught on other networks, one after the other, by
+``--teach``. What it finds is measured on test images, which no search sees. Results go to
 ``benchmarks/results/policies.json``; what is there is not measured again.
 """
 
@@ -25,6 +27,7 @@ import torch
 from checkpoints import HERE, SHARED
 from exposure import Subject
 from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from secateur.expose import Case, Exposed, Found
@@ -36,13 +39,14 @@ from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.environment import EXPECTING, Pruning, State, best_elsewhere, worth
-from secateur.repair.onp.learning import learn, spread
+from secateur.repair.onp.learning import Learned, learn, spread
 from secateur.repair.onp.search import Searching
 from secateur.repair.trials import Trials
 from secateur.units import all_units, prune
 
 RESULTS = HERE / "results" / "policies.json"
 FIGURE = HERE.parent / "docs" / "images" / "policies.png"
+TAUGHT = "taught.safetensors"
 NEVER = 1e-30
 """A learning rate with which nothing is learned."""
 TRIES = 10
@@ -71,6 +75,8 @@ class Problem:
         With the number of evaluations.
     most
         Units that may be pruned.
+    taught
+        Weights of a policy that was learned on other networks, if there is one.
     """
 
     subject: Subject
@@ -83,6 +89,7 @@ class Problem:
     start: frozenset[int]
     agent: Agent
     most: int
+    taught: dict[str, Tensor]
 
     @property
     def total(self) -> int:
@@ -172,11 +179,32 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
             recovering=METHOD.recovering,
             grouped=False,
         ),
-        (trials.slopes(flat) / trials.now.strength).clamp(0, 1),
+        trials.expect(flat, torch.Generator().manual_seed(seed)).left.clamp(0, 1),
         frozenset(known["start"]),
         agent,
         math.floor(METHOD.erasing.share * case.discovery.total),
+        load_file(work / TAUGHT) if (work / TAUGHT).is_file() else {},
     )
+
+
+def teach(names: Sequence[str], options: argparse.Namespace) -> None:
+    """Learn a policy on one network after the other, with the first seed, and keep it in the work folder."""
+    policy: dict[str, Tensor] = {}
+    for name in names:
+        given = problem(Subject(name, options), 0, Agent(evaluations=options.evaluations), options.work)
+        if given is None:
+            print(name, "no trigger stands out", flush=True)
+            continue
+        learned = searched(given, 0, policy=policy)
+        policy = learned.policy
+        print(
+            name,
+            learned.evaluations,
+            [round(worth, 4) for _, worth in learned.curve[:: len(learned.curve) - 1 or 1]],
+            flush=True,
+        )
+        with atomic_path(options.work / TAUGHT) as temporary:
+            save_file(policy, temporary)
 
 
 def along(given: Problem, order: Tensor) -> tuple[list[State], list[Any]]:
@@ -248,11 +276,17 @@ def local(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     return spread(environment.path), curve.points
 
 
-def agent(
-    given: Problem, seed: int, *, trials: Trials | None = None, started: bool = True, **changes: Any
-) -> tuple[list[State], list[Any]]:
+def searched(
+    given: Problem,
+    seed: int,
+    *,
+    trials: Trials | None = None,
+    started: bool = True,
+    policy: dict[str, Tensor] | None = None,
+    **changes: Any,
+) -> Learned:
     """Learn, from RNP's choice or from nothing."""
-    learned = learn(
+    return learn(
         replace(given.agent, patience=given.agent.evaluations, **changes),
         trials or given.trials,
         given.searching.graph(given.carried),
@@ -260,9 +294,15 @@ def agent(
         groups=given.searching.groups,
         suspicion=given.carried if trials is None else 1 - masks_of(given),
         most=given.most,
+        policy=policy,
         generator=torch.Generator().manual_seed(seed),
         progress=Silent(),
     )
+
+
+def agent(given: Problem, seed: int, **settings: Any) -> tuple[list[State], list[Any]]:
+    """Return states and curve of a search that learns."""
+    learned = searched(given, seed, **settings)
     return list(learned.states), list(learned.curve)
 
 
@@ -275,6 +315,10 @@ def masks_of(given: Problem) -> Tensor:
 Search = Callable[[Problem, int], tuple[list[State], list[Any]]]
 SEARCHES: dict[str, tuple[str, Search]] = {
     "onp": ("ONP", agent),
+    "taught": (
+        "ONP, taught on other networks",
+        lambda given, seed: agent(given, seed, policy=given.taught) if given.taught else ([], []),
+    ),
     "alone": ("ONP from nothing", partial(agent, started=False)),
     "gcn": ("ONP, GCN", partial(agent, convolution="gcn")),
     "gat": ("ONP, GAT", partial(agent, convolution="gat")),
@@ -332,12 +376,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".policies"), help="folder for what is exposed")
     parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--teach", nargs="*", default=(), help="networks that a policy learns on first")
     parser.add_argument("--draw", action="store_true", help="only draw the figure and render the table")
     options = parser.parse_args()
     stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
     cells = stored["cells"]
     if not options.draw:
         options.work.mkdir(parents=True, exist_ok=True)
+        if options.teach:
+            teach(options.teach, options)
+            return
         cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
         for name in options.only or [card["name"] for card in cards if card["trigger"]]:
             subject = Subject(name, options)

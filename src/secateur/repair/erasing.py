@@ -83,14 +83,15 @@ class Erasing:
     A trigger's strength is what is left of the mean margin of its label (of the best that changes the answer,
     if it has none) over the best other one, on stamped learning images, see `Measured`. The cost is the
     divergence of the pruned network's answers from those of the network as it came on clean images, both
-    softened by `temperature` (its accuracy on images that it was trained on would not tell). Of the groups of
-    units with the steepest gradient of the strength in their masks, `candidates` are taken out for trial; the
-    `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, and the
-    gradient is computed anew. Where unlearning points to the same label, up to half of the images are shown
-    to the unlearned network instead: it knows the planted trigger, of which those inverted are only
-    likenesses. Once the triggers fail, or no unit weakens them any more, units are put back that cost far
-    more than the others for the margin that they take away. Then others are inverted on the pruned network,
-    and so on, while any is cheap and once if any is doubtful, for at most `rounds` rounds.
+    softened by `temperature` (its accuracy on images that it was trained on would not tell). What each unit
+    would change is computed first (see `Trials.expect`); `candidates` groups of those with the best ratio of
+    what of the triggers goes to what that costs are taken out for trial. The `taken` ones with the best ratio
+    of what the strength falls by to what the cost rises by go, and what to expect is computed anew. Where
+    unlearning points to the same label, up to half of the images are shown to the unlearned network instead:
+    it knows the planted trigger, of which those inverted are only likenesses. Once the triggers fail, or no
+    unit weakens them any more, units are put back that cost far more than the others for the margin that they
+    take away. Then others are inverted on the pruned network, and so on, while any is cheap and once if any
+    is doubtful, for at most `rounds` rounds.
 
     Attributes
     ----------
@@ -100,7 +101,7 @@ class Erasing:
     rounds
         At most so many.
     candidates, taken
-        Groups that are tried, and taken out, with one gradient.
+        Groups that are tried, and taken out, with one look at what to expect.
     success
         Triggers have failed once they succeed on no more than this share of stamped images, in ``[0, 1)``.
     temperature
@@ -115,7 +116,7 @@ class Erasing:
 
     succeeding: Succeeding = field(default_factory=Succeeding)
     rounds: int = 5
-    candidates: int = 32
+    candidates: int = 16
     taken: int = 2
     success: float = 0.01
     temperature: float = 2.0
@@ -229,9 +230,9 @@ class Erasing:
             trials = tried_on(clean, known)
             progress.start("erasing", math.ceil(most / group))
             while trials.now.success > self.success:
-                slopes = trials.slopes(flat)
-                carried = torch.maximum(carried, slopes / max(trials.now.strength, FREE))
-                taken = trials.best(flat, slopes, candidates=self.candidates, taken=self.taken)
+                expected = trials.expect(flat, generator)
+                carried = torch.maximum(carried, flat * expected.left / max(trials.now.left, FREE))
+                taken = trials.best(flat, expected, candidates=self.candidates, taken=self.taken)
                 taken = taken[: max(0, most - len(kept))]
                 if not taken:
                     break

@@ -199,7 +199,7 @@ class RNP:
             if findings.found and exposure:
                 chosen = self._erase(case, exposed, findings.found)
             elif isinstance(findings.found, InvertedTrigger):
-                chosen = self._silence(case, findings, findings.found)
+                chosen = self._silence(case, exposed, findings.found)
             elif exposure and exposed.unlearned and self._points(exposed):
                 chosen = self._recover(case, exposed, exposed.unlearned)
             else:
@@ -237,7 +237,7 @@ class RNP:
         case.notes += stopped_notes(erased.choice, self._budget)
         return Chosen(erased.choice, erased.scores, erased)
 
-    def _silence(self, case: Case, findings: Findings, found: InvertedTrigger) -> Chosen:
+    def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
         """Choose the units that answer the trigger found, where no layer is a norm."""
         with case.stage("silencing"):
             choice, scores = self.silencing(
@@ -249,7 +249,7 @@ class RNP:
                 shift=self.shift,
                 progress=case.progress,
             )
-        case.notes.append(found_note(findings.triggers, found, SOUGHT))
+        case.notes.append(found_note(exposed.findings.triggers, found, SOUGHT))
         case.notes += stopped_notes(choice, self._budget)
         return Chosen(choice, scores)
 

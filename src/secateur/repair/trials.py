@@ -202,10 +202,6 @@ class Trials:
             replay.accept()
         self.now = self._measure(outputs)
 
-    def slopes(self, flat: Tensor) -> Tensor:
-        """Return the gradient of the strength in the masks of the units left, ``(total,)``, 0 for others."""
-        return flat * self._slopes(flat, lambda margins, whole: margins.clamp_min(DEFEATED) / whole)
-
     def expect(self, flat: Tensor, generator: torch.Generator) -> Expected:
         """Return what changing single units would do, without trying them.
 
@@ -231,10 +227,11 @@ class Trials:
                 cost += torch.autograd.grad(divergence, masks)[0] / self._count
         return Expected(left, cost, curvature)
 
-    def best(self, flat: Tensor, slopes: Tensor, *, candidates: int, taken: int) -> list[int]:
-        """Try the groups with the steepest slopes; return the units most worth taking out."""
-        left = torch.where(flat > 0, slopes, -torch.inf)
-        order = left.argsort(descending=True, stable=True)[: int(flat.sum())]
+    def best(self, flat: Tensor, expected: Expected, *, candidates: int, taken: int) -> list[int]:
+        """Try the groups that are expected to be most worth it; return the units that are."""
+        cost = (expected.curvature / 2 - expected.cost).clamp_min(0) + FREE
+        promised = torch.where(flat > 0, expected.left / cost, -torch.inf)
+        order = promised.argsort(descending=True, stable=True)[: int(flat.sum())]
         trials = []
         for units in torch.split(order[: candidates * self._group], self._group):
             trial = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))

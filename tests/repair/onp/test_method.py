@@ -6,11 +6,12 @@ from functools import cache
 
 import torch
 
-from planted import CLEAN, PLANTED, TARGET, Normed, found_units
+from planted import BACKDOOR, CLEAN, PLANTED, TARGET, Normed, Planted, found_units
 from secateur.expose import Inversion, LatentInversion, Succeeding, success_of
 from secateur.repair import ONP, Repair
 from secateur.repair.erasing import Erasing
 from secateur.repair.onp import Agent
+from secateur.repair.silencing import Silencing
 from secateur.units import all_units
 
 QUICK = Agent(hidden=8, evaluations=60, patience=40, rollout=16, batch_size=16, steps=6)
@@ -49,6 +50,14 @@ def test_the_same_seed_prunes_the_same() -> None:
         torch.equal(value, again.network.state_dict()[name])
         for name, value in repaired().network.state_dict().items()
     )
+
+
+def test_the_agent_goes_on_from_silencing_where_no_layer_is_a_norm() -> None:
+    result = method(silencing=Silencing(share=0.5))(Planted(), CLEAN)
+    assert len(result.learning) == 1
+    assert {scored.unit.index for scored in result.recipe.units} <= BACKDOOR
+    assert result.trigger is not None
+    assert success_of(result.network, result.trigger.trigger, TARGET, CLEAN.choose, CLEAN.convention) < 0.1
 
 
 def test_without_trigger_and_label_nothing_is_pruned() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from secateur.expose import Case, Exposed, Found
+from secateur.expose import Case, Exposed, Found, InvertedTrigger
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
@@ -19,7 +20,7 @@ from secateur.repair.onp.extra import check_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
 from secateur.repair.rnp import RNP
-from secateur.repair.trials import FREE, Shown, Trials
+from secateur.repair.trials import Shown, Trials
 
 if TYPE_CHECKING:
     from secateur.repair.onp.search import Searching
@@ -66,7 +67,7 @@ class ONP(RNP):
         """Take away what unlearning points to; without a dominant label there is nothing to learn from."""
         with Dominance.of(exposed, case.example) as pointed:
             if pointed is not None:
-                chosen = self._follow(case, exposed, pointed)
+                chosen = self._improve(case, exposed, pointed, (), self.share)
                 case.notes.append(
                     f"{nothing_small(exposed.findings.triggers)} Unlearning points to label "
                     f"{pointed.label}: units were looked for without which the unlearned network gives it to "
@@ -75,15 +76,22 @@ class ONP(RNP):
                 return chosen
         return self._leave(case, exposed)
 
-    def _follow(self, case: Case, exposed: Exposed, pointed: Dominance) -> Chosen:
-        searching = self._searching(case, exposed, pointed)
+    def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
+        chosen = super()._silence(case, exposed, found)
+        return self._improve(case, exposed, found, chosen.choice.pruned, self.silencing.share)
+
+    def _improve(
+        self, case: Case, exposed: Exposed, shown: Shown, kept: Sequence[int], share: float
+    ) -> Chosen:
+        """Search from units that are pruned, for what shows others at work."""
+        searching = self._searching(case, exposed, shown)
         layers, device = case.discovery.layers, case.example.device
         flat = torch.ones(case.discovery.total, device=device)
         tried_on = partial(
             Trials,
             case.network,
             layers,
-            triggers=[pointed],
+            triggers=[shown],
             flat=flat,
             group=1,
             shift=self.shift,
@@ -91,16 +99,16 @@ class ONP(RNP):
         )
         with case.stage("learning"):
             trials = tried_on(clean=case.clean)
-            carried = trials.slopes(flat) / max(trials.now.strength, FREE)
-            kept = searching(
+            carried = trials.expect(flat, case.generator).left
+            best = searching(
                 trials,
                 tried_on(clean=replace(case.clean, learn=case.clean.choose)),
-                [],
+                kept,
                 carried,
-                most=math.floor(self.share * case.discovery.total),
+                most=math.floor(share * case.discovery.total),
             )
         held = HeldOut(case.network, layers, case.clean, shift=self.shift)
-        choice = Choice.within(self._budget, kept, held.curve(kept, self.erasing.taken))
+        choice = Choice.within(self._budget, best, held.curve(best, self.erasing.taken))
         return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
 
     def _searching(self, case: Case, exposed: Exposed, found: Shown) -> "Searching":
