@@ -1,11 +1,12 @@
-"""Measure RNP on one specimen per attack: the tables of docs/specimens.md.
+"""Measure RNP and ONP on one specimen per attack: the tables of docs/specimens.md.
 
     secateur specimen --list benchmarks/specimens/small.toml --out .specimens
-    python benchmarks/repairs.py [--specimens .specimens] [--only NAME ...] [--presets paper default]
+    python benchmarks/repairs.py [--specimens .specimens] [--only NAME ...] [--repairs paper rnp onp]
     python benchmarks/repairs.py --tables
 
 Every repair starts from 500 clean training images and is measured afterwards on all test images; a
-specimen's trigger is read only then. Results go to ``benchmarks/results/specimens/NAME.json``, cards to
+specimen's trigger is read only then. RNP and ONP go on from the same exposed network, whose seconds count for
+both. Results go to ``benchmarks/results/specimens/NAME.json``, cards to
 ``benchmarks/specimens/cards/NAME.json``; what is there for the same weights is not measured again unless
 ``--fresh`` is given. Several processes may share the work by different ``--only``. ``--tables`` only renders
 the tables.
@@ -15,7 +16,6 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +26,13 @@ from checkpoints import HERE, SHARED, row, spread, unpolished
 
 from secateur import __version__
 from secateur.attacks import Goal, read_any_trigger
-from secateur.data import LabelledImages, open_images, sample_clean
+from secateur.data import CleanData, LabelledImages, open_images, sample_clean
 from secateur.evaluation import backdoor_units, evaluate, overlap, trigger_activated_change
+from secateur.expose import Case, Exposed, Exposing, flushed_denormals
 from secateur.files import write_text
 from secateur.models import LoadedModel, load_model
 from secateur.progress import Silent
-from secateur.repair import Repair, create
+from secateur.repair import RNP, Repair, RepairMethod, create
 from secateur.specimens import CARD, TRIGGER, WEIGHTS, read_list
 from secateur.specimens.images import read_images
 from secateur.statistics import Proportion
@@ -40,7 +41,12 @@ from secateur.units import all_units
 RESULTS = HERE / "results" / "specimens"
 CARDS = HERE / "specimens" / "cards"
 LIST = HERE / "specimens" / "small.toml"
-PRESETS = ("paper", "default")
+REPAIRS: dict[str, tuple[str, RepairMethod]] = {
+    "paper": ("paper", create("rnp", "paper")),
+    "rnp": ("RNP", create("rnp")),
+    "onp": ("ONP", create("onp")),
+}
+"""What is measured: its title in the tables, and the method."""
 SAMPLES = 500
 ANALYSED = 1000
 """Test images on which the units that a trigger uses are found."""
@@ -70,18 +76,24 @@ class Specimen:
             std=convention["std"],
         )
 
-    def repaired(self, preset: str, seed: int, data: str) -> tuple[Repair, float]:
-        """Repair it from clean training images; return how many seconds that took, too."""
-        model = self.model
-        dataset = open_images(
-            data, split="train", size=model.convention.size, channels=model.convention.channels
-        )
-        clean = sample_clean(
-            dataset, model.convention, samples=SAMPLES, seed=seed, num_classes=model.num_classes
-        )
-        start = time.perf_counter()
-        result = create("rnp", preset)(model.network, clean, generator=torch.Generator().manual_seed(seed))
-        return result, time.perf_counter() - start
+    def clean(self, seed: int, data: str) -> CleanData:
+        """Sample clean training images."""
+        convention, classes = self.model.convention, self.model.num_classes
+        dataset = open_images(data, split="train", size=convention.size, channels=convention.channels)
+        return sample_clean(dataset, convention, samples=SAMPLES, seed=seed, num_classes=classes)
+
+    def exposed(self, seed: int, data: str) -> Exposed:
+        """Expose it as RNP and ONP do."""
+        generator, method = torch.Generator().manual_seed(seed), RNP()
+        case = Case.of(self.model.network, self.clean(seed, data), generator, Silent())
+        with flushed_denormals():
+            return Exposing(method.unlearning, method.search, method.shift)(case)
+
+    def repaired(self, kind: str, seed: int, data: str, exposed: Exposed | None) -> Repair:
+        """Repair it, and expose it first if it is not."""
+        known = {} if exposed is None else {"exposed": exposed}
+        method, generator = REPAIRS[kind][1], torch.Generator().manual_seed(seed)
+        return method(self.model.network, self.clean(seed, data), generator=generator, **known)
 
     @cached_property
     def attack(self) -> tuple[Any, list[int]] | None:
@@ -181,12 +193,16 @@ def measure_all(
         stored["before"] = specimen.measure(specimen.model.network, test)
         keep()
     used: tuple[int, ...] | None = None
-    for preset in options.presets:
-        for seed in options.seeds:
-            key = f"{preset}|{seed}"
+    for seed in options.seeds:
+        exposed: Exposed | None = None
+        for kind in options.repairs:
+            key = f"{kind}|{seed}"
             if key in stored["cells"]:
                 continue
-            result, seconds = specimen.repaired(preset, seed, options.data)
+            if kind != "paper" and exposed is None:
+                exposed = specimen.exposed(seed, options.data)
+            result = specimen.repaired(kind, seed, options.data, None if kind == "paper" else exposed)
+            seconds = sum(result.seconds.values())
             if used is None:
                 stored["analysis"], used = analysis(specimen, result.discovery.layers, test)
             value = specimen.measure(result.network, test) | described(result, used)
@@ -234,14 +250,15 @@ def specimen_table(folder: Path) -> str:
 def repair_table(folder: Path) -> str:
     """Render the repairs, median over seeds with the range, as Markdown."""
     lines = [
-        "| specimen | before: ACC / ASR / RA | paper: ACC / ASR / RA | units | s | "
-        "default: ACC / ASR / RA | units | s | label named |",
-        "| --- " * 9 + "|",
+        "| specimen | before: ACC / ASR / RA | "
+        + "".join(f"{title}: ACC / ASR / RA | units | s | " for title, _ in REPAIRS.values())
+        + "label named |",
+        "| --- " * (3 + 3 * len(REPAIRS)) + "|",
     ]
     for name, stored in results(folder):
         cells = [f"`{name}`", " / ".join(percent(stored["before"][m]) for m in ("acc", "asr", "ra"))]
-        for preset in PRESETS:
-            found = [value for key, value in stored["cells"].items() if key.startswith(f"{preset}|")]
+        for kind in REPAIRS:
+            found = [value for key, value in stored["cells"].items() if key.startswith(f"{kind}|")]
             if not found:
                 cells += ["", "", ""]
                 continue
@@ -250,17 +267,17 @@ def repair_table(folder: Path) -> str:
             cells += [
                 f"{statistics.median(value[field] for value in found):.0f}" for field in ("pruned", "seconds")
             ]
-        labels = [value["named"] for value in found if "named" in value]
+        labels = [value["named"] for key, value in stored["cells"].items() if key.startswith("rnp|")]
         cells.append(", ".join("none" if label is None else str(label) for label in labels))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *(mean_line(folder, preset) for preset in PRESETS), right_line(folder)])
+    return "\n".join([*lines, *(mean_line(folder, kind) for kind in REPAIRS), right_line(folder)])
 
 
-def mean_line(folder: Path, preset: str) -> str:
-    """Say what a preset comes to over all attacks: each specimen's median counts once."""
+def mean_line(folder: Path, kind: str) -> str:
+    """Say what a repair comes to over all attacks: each specimen's median counts once."""
     asr, loss = [], []
     for _, stored in results(folder):
-        found = [value for key, value in stored["cells"].items() if key.startswith(f"{preset}|")]
+        found = [value for key, value in stored["cells"].items() if key.startswith(f"{kind}|")]
         if found and found[0]["asr"]:
             asr.append(statistics.median(100 * value["asr"]["value"] for value in found))
             before = 100 * stored["before"]["acc"]["value"]
@@ -268,8 +285,8 @@ def mean_line(folder: Path, preset: str) -> str:
     if not asr:
         return ""
     return (
-        f"\n{preset}: mean ASR {statistics.mean(asr):.1f} %, mean loss of ACC {statistics.mean(loss):.1f} "
-        f"points over {len(asr)} attacks."
+        f"\n{REPAIRS[kind][0]}: mean ASR {statistics.mean(asr):.1f} %, "
+        f"mean loss of ACC {statistics.mean(loss):.1f} points over {len(asr)} attacks."
     )
 
 
@@ -280,7 +297,7 @@ def right_line(folder: Path) -> str:
         for _, stored in results(folder)
         if stored.get("goal") and stored["goal"]["mapping"] == "all-to-one"
         for key, value in stored["cells"].items()
-        if key.startswith("default|") and "named" in value
+        if key.startswith("rnp|") and "named" in value
     ]
     if not right:
         return ""
@@ -302,7 +319,7 @@ def main() -> None:
     parser.add_argument("--specimens", type=Path, default=HERE.parent / ".specimens")
     parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
     parser.add_argument("--only", nargs="*", default=None, help="names of specimens")
-    parser.add_argument("--presets", nargs="*", default=PRESETS)
+    parser.add_argument("--repairs", nargs="*", choices=list(REPAIRS), default=list(REPAIRS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the results")
     parser.add_argument("--tables", action="store_true", help="measure nothing")

@@ -30,6 +30,7 @@ def pruning(
     most: int = TOTAL,
     tolerated: float = 0.0,
     thrift: float = 0.0,
+    reach: int = 1,
     start: Collection[int] = (),
 ) -> Pruning:
     groups = groups or [[unit] for unit in range(TOTAL)]
@@ -38,7 +39,7 @@ def pruning(
         trials(),
         groups,
         TOTAL,
-        Agent(price=2.0, thrift=thrift, steps=steps, tolerated=tolerated),
+        Agent(reach=reach, price=2.0, thrift=thrift, steps=steps, tolerated=tolerated),
         most=most,
         start=start,
         generator=generator,
@@ -196,6 +197,34 @@ def test_a_group_is_pruned_together() -> None:
     assert reward == pytest.approx(1.0, abs=5e-3)
     assert observation["pruned"].tolist() == [0, 1]
     assert environment.mask(frozenset({1})).tolist() == [float(unit not in BACKDOOR) for unit in range(TOTAL)]
+
+
+def test_after_a_gain_proposals_are_measured_together_and_after_a_failure_alone() -> None:
+    environment = pruning(reach=2, steps=8)
+    environment.reset(seed=0)
+    environment.step(np.int64(FIRST))
+    begun, worth = environment.evaluations, environment.best.worth
+    observation, reward, *_ = environment.step(np.int64(0))
+    assert (reward, environment.evaluations) == (0, begun)
+    assert observation["pruned"].nonzero()[0].tolist() == [0, FIRST]
+    assert observation["progress"][3] == 0.5
+    # What waits is not taken back by a second proposal of the same.
+    assert not environment.action_masks()[0]
+    observation, reward, *_ = environment.step(np.int64(1))
+    assert (reward, environment.evaluations) == (0, begun + 1)
+    assert observation["pruned"].nonzero()[0].tolist() == [FIRST]
+    observation, reward, *_ = environment.step(np.int64(SECOND))
+    assert environment.evaluations == begun + 2
+    assert reward == pytest.approx(environment.best.worth - worth)
+    assert environment.best.pruned == BACKDOOR
+
+
+def test_what_waits_at_the_end_of_an_episode_is_measured() -> None:
+    environment = pruning(reach=8, steps=2)
+    environment.reset(seed=0)
+    environment.step(np.int64(FIRST))
+    assert environment.step(np.int64(SECOND))[1:4] == (pytest.approx(0.5, abs=0.3), False, True)
+    assert environment.best.pruned == BACKDOOR
 
 
 def test_episodes_begin_at_the_best_state() -> None:

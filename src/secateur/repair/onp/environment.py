@@ -89,17 +89,19 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
     The worth of a state is what of the triggers is gone, less a price for each nat by which clean answers
     diverge from those of the network as it came, and a small one for each unit: what gains less is as likely
-    to fit the images that states are measured on. An episode begins at the best state found so far. What a
-    proposal leads to is measured; it is kept unless it falls short of the best state by more than is
+    to fit the images that states are measured on. An episode begins at the best state found so far. What
+    proposals lead to is measured, several at once as long as that gains: twice as many after each gain, half
+    as many after each failure. It is kept unless it falls short of the best state by more than is
     tolerated, or leaves more of the triggers than the first by `SLACK`: they are likenesses of the planted
     one, which may be at work where they hardly are. The reward is what a step adds to the state's worth, so
     that an episode's rewards sum to what it has changed. All of it is seen by a defender.
 
-    An observation holds, of every action, whether its units are pruned (``pruned``, ``(A,)``) and what is
-    known of it (``seen``, ``(A, 6)``, see `SENSITIVE`): whether the state it leads to was measured, and by
-    how much that is better; what of the triggers it took away and what that cost when it was last proposed,
-    in any state; and both as expected of it (see `Trials.expect`) at the state in which the episode began.
-    ``progress`` are success, worth, and the share of the episode's steps.
+    An observation holds, of every action, whether its units are pruned or proposed to be (``pruned``,
+    ``(A,)``) and what is known of it (``seen``, ``(A, 6)``, see `SENSITIVE`): whether the state it leads to
+    was measured, and by how much that is better; what of the triggers it took away and what that cost when it
+    was last proposed alone, in any state; and both as expected of it (see `Trials.expect`) at the state in
+    which the episode began. ``progress`` are success, worth, the share of the episode's steps, and that of
+    the proposals that wait to be measured.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     total
         Units of the network.
     agent
-        Its price, thrift, steps and what it tolerates.
+        Its price, thrift, steps, reach and what it tolerates.
     most
         Units that may be pruned at once.
     start
@@ -148,7 +150,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
             {
                 "pruned": spaces.Box(0.0, 1.0, (count,), np.float32),
                 "seen": spaces.Box(-1.0, 1.0, (count, 6), np.float32),
-                "progress": spaces.Box(-np.inf, np.inf, (3,), np.float32),
+                "progress": spaces.Box(-np.inf, np.inf, (4,), np.float32),
             }
         )
         # What restoring the units of each action changes: what is left of the triggers, and the price of it.
@@ -156,7 +158,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._curvature = np.zeros(count)
         self._looked_from: frozenset[int] | None = None
         self._known: dict[frozenset[int], State] = {}
-        self.evaluations, self._step = 0, 0
+        self.evaluations, self._step, self._reach = 0, 0, 1
+        self._pending: frozenset[int] = frozenset()
         self.path: list[State] = []
         self._left = math.inf
         self._now = self.visit(frozenset(start))
@@ -192,7 +195,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin at the best state, and look at what changes of it would do unless that is known."""
         super().reset(seed=seed, options=options)
-        self._now, self._step = self.best, 0
+        self._now, self._step, self._pending = self.best, 0, frozenset()
         if self._looked_from != self._now.pruned:
             self._looked_from = self._now.pruned
             expected = self._trials.expect(self.mask(self._now.pruned), self._generator)
@@ -205,19 +208,26 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Measure what the action's proposal leads to, and go there unless it is much worse."""
+        """Propose; once enough wait, measure what they lead to, and go there unless it is much worse."""
         self._step += 1
-        before, proposed = self._now, self.visit(self._now.pruned ^ {int(action)})
-        taken = proposed.measured.left - before.measured.left
-        cost = before.worth - proposed.worth - taken
-        self._effects[action] = np.array([taken, cost]) * (1 if action in before.pruned else -1)
-        if self._keeps(proposed):
-            self._now = proposed
+        self._pending ^= {int(action)}
+        before, last = self._now, self._step >= self._agent.steps
+        if last or len(self._pending) >= self._reach:
+            proposed = self.visit(self._proposed)
+            if len(self._pending) == 1:
+                taken = proposed.measured.left - before.measured.left
+                cost = before.worth - proposed.worth - taken
+                self._effects[action] = np.array([taken, cost]) * (1 if action in before.pruned else -1)
+            if self._keeps(proposed):
+                self._now = proposed
+            gained = self._now.worth > before.worth
+            self._reach = min(2 * self._reach, self._agent.reach) if gained else max(1, self._reach // 2)
+            self._pending = frozenset()
         return (
             self._observation(),
             self._now.worth - before.worth,
             False,
-            self._step >= self._agent.steps,
+            last,
             {"success": self._now.measured.success, "cost": self._now.measured.cost},
         )
 
@@ -226,15 +236,20 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
         Where every one is known to be worse, all that are allowed.
         """
-        full = self._count(self._now.pruned)
+        pruned = self._proposed
+        full = self._count(pruned)
         allowed = np.array(
             [
-                action in self._now.pruned or full + len(group) <= self._most
+                action not in self._pending and (action in pruned or full + len(group) <= self._most)
                 for action, group in enumerate(self._groups)
             ]
         )
         worse = np.array([known is not None and not self._keeps(known) for known in self._around()])
         return next(mask for mask in (allowed & ~worse, allowed, ~allowed) if mask.any())
+
+    @property
+    def _proposed(self) -> frozenset[int]:
+        return self._now.pruned ^ self._pending
 
     def _keeps(self, state: State) -> bool:
         return (
@@ -245,14 +260,14 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
     def _around(self) -> list[State | None]:
         """Return the state that each action leads to, None where it is not known."""
-        return [self._known.get(self._now.pruned ^ {action}) for action in range(len(self._groups))]
+        return [self._known.get(self._proposed ^ {action}) for action in range(len(self._groups))]
 
     def _count(self, pruned: Collection[int]) -> int:
         return sum(len(self._groups[action]) for action in pruned)
 
     def _observation(self) -> Observation:
         pruned = np.zeros(len(self._groups), np.float32)
-        pruned[list(self._now.pruned)] = 1.0
+        pruned[list(self._proposed)] = 1.0
         seen = np.zeros((len(pruned), 6), np.float32)
         for action, known in enumerate(self._around()):
             if known is not None:
@@ -261,5 +276,6 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         changes[:, 3] += self._curvature / 2
         # What is left falls by what is taken.
         seen[:, 2:] = np.tanh(SENSITIVE * changes * np.array([-1, 1, -1, 1]))
-        progress = [self._now.measured.success, self._now.worth, self._step / self._agent.steps]
+        waiting = len(self._pending) / self._reach
+        progress = [self._now.measured.success, self._now.worth, self._step / self._agent.steps, waiting]
         return {"pruned": pruned, "seen": seen, "progress": np.array(progress, np.float32)}

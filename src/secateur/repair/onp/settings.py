@@ -51,8 +51,10 @@ class Agent:
         Learning ends when so many evaluations brought no better state.
     candidates
         Groups of units that the agent chooses among.
-    steps, tolerated
-        Length of an episode, and by how much a state that it goes on from may be worth less than the best.
+    steps, reach
+        Proposals in an episode, and how many of them at most are measured together.
+    tolerated
+        By how much a state that an episode goes on from may be worth less than the best.
     price, thrift
         Of a nat by which clean answers diverge, and of a pruned unit, in defeats of the triggers.
     rollout, epochs, batch_size, rate, entropy, discount, smoothing
@@ -66,7 +68,8 @@ class Agent:
     evaluations: int = 400
     patience: int = 150
     candidates: int = 1024
-    steps: int = 8
+    steps: int = 16
+    reach: int = 4
     tolerated: float = 0.002
     price: float = 0.5
     thrift: float = 0.0005
@@ -83,7 +86,7 @@ class Agent:
         if self.convolution not in names:
             raise MethodError(f"no convolution is called {self.convolution!r}; there are: {', '.join(names)}")
         whole = (self.hidden, self.layers, self.evaluations, self.patience, self.candidates, self.steps)
-        if min(*whole, self.epochs, self.batch_size) < 1 or self.rollout < 2:
+        if min(*whole, self.reach, self.epochs, self.batch_size) < 1 or self.rollout < 2:
             raise MethodError("an agent needs at least one of everything it counts, and two steps a rollout")
         if not (0 < self.price < math.inf and 0 < self.rate < math.inf):
             raise MethodError("an agent needs a finite price > 0 and rate > 0")
