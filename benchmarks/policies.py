@@ -47,6 +47,9 @@ from secateur.units import all_units, prune
 RESULTS = HERE / "results" / "policies.json"
 FIGURE = HERE.parent / "docs" / "images" / "policies.png"
 TAUGHT = "taught.safetensors"
+"""In the work folder: weights of the policy that was taught."""
+MOST = 0.9
+"""Share of what a search gains at which it counts as arrived."""
 NEVER = 1e-30
 """A learning rate with which nothing is learned."""
 TRIES = 10
@@ -409,7 +412,7 @@ def main() -> None:
                     rates = [round(100 * found[key]["value"], 1) for key in ("acc", "asr")]
                     print(name, kind, seed, told, rates, flush=True)
     draw(cells, FIGURE)
-    print(table(cells))
+    print(table(cells), transfer(cells), sep="\n\n")
 
 
 def table(cells: dict[str, Any]) -> str:
@@ -433,6 +436,24 @@ def table(cells: dict[str, Any]) -> str:
             spread = f"{min(worths):.3f} to {max(worths):.3f}"
             row.append(f"{statistics.median(worths):.3f} ({spread}); {acc:.1f} / {asr:.1f}")
         lines.append(f"| {title} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def transfer(cells: dict[str, Any]) -> str:
+    """Render how many evaluations bring most of what ONP gains, without and with a taught policy."""
+    lines = ["| network, seed | gain | evaluations | taught |", "| --- " * 4 + "|"]
+    for key, value in cells.items():
+        name, kind, seed = key.split("|")
+        taught = cells.get(f"{name}|taught|{seed}")
+        if kind != "onp" or taught is None:
+            continue
+        (_, first), (_, last) = value["curve"][0], value["curve"][-1]
+        level = first + MOST * (last - first)
+        needed = [
+            next((str(count) for count, worth in found["curve"] if worth >= level), "not reached")
+            for found in (value, taught)
+        ]
+        lines.append(f"| `{name}`, {seed} | {last - first:.3f} | {' | '.join(needed)} |")
     return "\n".join(lines)
 
 

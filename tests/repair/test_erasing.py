@@ -1,12 +1,13 @@
 """Erasing takes out the units that carry a trigger, and those only, until no other is cheap."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
 from secateur.data import example_input
@@ -14,13 +15,17 @@ from secateur.errors import MethodError
 from secateur.expose import Exposed, Findings, Inversion, LabelScores, Succeeding, success_of
 from secateur.progress import Silent
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import Erased, Erasing
-from secateur.repair.trials import DEFEATED
+from secateur.repair.erasing import IMPROVEMENTS, Erased, Erasing, Improving
+from secateur.repair.trials import DEFEATED, Trials
 from secateur.units import prune
 
 
 def erase(
-    network: nn.Module, budget: float = 0.02, pointed: Dominance | None = None, **settings: object
+    network: nn.Module,
+    budget: float = 0.02,
+    pointed: Dominance | None = None,
+    improve: Improving | None = None,
+    **settings: object,
 ) -> Erased:
     network.requires_grad_(False)
     found = corner()
@@ -36,6 +41,7 @@ def erase(
         generator=torch.Generator().manual_seed(0),
         progress=Silent(),
         pointed=pointed,
+        improve=improve,
     )
 
 
@@ -73,6 +79,39 @@ def test_one_trigger_is_followed_by_others_while_they_are_doubtful() -> None:
 
 def test_it_is_not_settled_before_others_were_looked_for() -> None:
     assert not erase(Planted(), share=0.5, rounds=1).settled
+
+
+class Naive:
+    """Proposes the same choice every time."""
+
+    def __init__(self, choice: set[int]) -> None:
+        self.choice, self.begun = sorted(choice), list[set[int]]()
+
+    def __call__(
+        self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
+    ) -> list[int]:
+        self.begun.append(set(kept))
+        return self.choice
+
+
+def test_a_choice_is_taken_if_no_trigger_is_cheap_without_it() -> None:
+    choice = BACKDOOR | {len(found_units(Planted())[1]) - SPARE}
+    improve = Naive(choice)
+    erased = erase(Planted(), share=0.5, rounds=1, improve=improve)
+    assert improve.begun == [BACKDOOR]
+    assert set(erased.choice.kept) == choice
+    assert erased.settled
+    assert len(erased.triggers) > 1
+
+
+def test_what_lets_a_trigger_through_is_not_taken_and_the_search_is_told() -> None:
+    improve = Naive({min(BACKDOOR)})
+    erased = erase(Planted(), share=0.5, improve=improve)
+    assert improve.begun == [BACKDOOR] * IMPROVEMENTS
+    assert set(erased.choice.kept) == BACKDOOR
+    assert len(erased.known) > 1
+    # The last look was at another network.
+    assert not erased.settled
 
 
 def test_units_that_the_trigger_does_not_need_come_back() -> None:

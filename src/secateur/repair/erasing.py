@@ -26,6 +26,10 @@ UNITS_PER_GROUP = 1024
 """Of so many units in all, each group that is tried holds one."""
 
 
+IMPROVEMENTS = 3
+"""So often a better choice is looked for, each time with the triggers that the last one let through."""
+
+
 class Improving(Protocol):
     """Finds a better choice of units than the one that erasing came to."""
 
@@ -65,7 +69,7 @@ class Erased:
     successors
         What looked for others.
     settled
-        Whether it found none that is cheap on the network without the units chosen.
+        Whether its last look was at the network without the units chosen, and found none that is cheap.
     """
 
     choice: Choice
@@ -173,7 +177,9 @@ class Erasing:
         pointed
             What unlearning points to, if that is the label of `found`.
         improve
-            Goes on from the units taken out once no other trigger is cheap, or nothing more can be done.
+            Goes on from the units taken out once no other trigger is cheap, or nothing more can be done. What
+            it finds is taken if no trigger that is inverted without these units is cheap; if one is, it goes
+            on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
         """
         held = HeldOut(network, layers, clean, shift=shift)
         units = list(all_units(layers))
@@ -203,29 +209,22 @@ class Erasing:
             shift=shift,
             temperature=self.temperature,
         )
-        clean_held_out = replace(clean, learn=clean.choose)
-        stuck = doubted = False
-        improved, rounds = True, 0
-        while True:
-            known: Sequence[Found] = []
-            if not stuck:
-                pruned = prune(network, layers, [units[unit] for unit in kept], shift=shift)
-                if not kept:
-                    known = successors.beside(pruned)
-                elif doubted:
-                    known = successors.cheap(pruned)
-                else:
-                    known = successors.doubtful(pruned)
-                    doubted = not any(map(successors.is_cheap, known))
+
+        def without(kept: Sequence[int]) -> nn.Module:
+            return prune(network, layers, [units[unit] for unit in kept], shift=shift)
+
+        settled = doubted = False
+        for _ in range(self.rounds):
+            if not kept:
+                known = successors.beside(without(kept))
+            elif doubted:
+                known = successors.cheap(without(kept))
+            else:
+                known = successors.doubtful(without(kept))
+                doubted = not any(map(successors.is_cheap, known))
             if not known:
-                if improved or improve is None:
-                    break
-                trials, held_out = (tried_on(images, erased) for images in (clean, clean_held_out))
-                kept = improve(trials, held_out, kept, carried, most=most)
-                flat.fill_(1)[kept] = 0
-                improved = True
-                continue
-            rounds += 1
+                settled = True
+                break
             before = set(kept)
             trials = tried_on(clean, known)
             progress.start("erasing", math.ceil(most / group))
@@ -249,12 +248,22 @@ class Erasing:
             needless = trials.needless(flat, kept, success=self.success)
             flat[needless] = 1
             kept = [unit for unit in kept if unit not in needless]
-            improved = False
-            stuck = (
-                rounds == self.rounds
-                or set(kept) == before
-                or held.point(flat, len(kept)).loss.low > self.overrun * budget
+            if set(kept) == before or held.point(flat, len(kept)).loss.low > self.overrun * budget:
+                break
+        for _ in range(IMPROVEMENTS if improve else 0):
+            assert improve
+            trials, held_out = (
+                tried_on(images, erased) for images in (clean, replace(clean, learn=clean.choose))
             )
+            better = improve(trials, held_out, kept, carried, most=most)
+            if set(better) == set(kept):
+                break
+            known = successors.cheap(without(better))
+            settled = not known
+            if settled:
+                kept = better
+                break
+            erased += known
         curve = held.curve(kept, self.taken * group)
         choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)
         return Erased(
@@ -263,5 +272,5 @@ class Erasing:
             (found, *successors.seen),
             tuple(erased),
             successors,
-            not stuck and choice.pruned == choice.kept,
+            settled and choice.pruned == choice.kept,
         )
