@@ -68,6 +68,8 @@ class Searching:
         policy: dict[str, Tensor] | None = None,
     ) -> None:
         self._case, self._agent, self._policy = case, agent, policy
+        # Numbers of its own: what is exposed, erased and polished is what RNP does with the same seed.
+        self._generator = torch.Generator().manual_seed(case.generator.initial_seed())
         network, layers, clean = case.network, case.discovery.layers, case.clean
         device = next(network.parameters()).device
         self._connections = connect(network, case.discovery, case.example, strongest=graphing.strongest)
@@ -88,7 +90,7 @@ class Searching:
                     layers,
                     clean.learn,
                     clean.convention,
-                    generator=case.generator,
+                    generator=self._generator,
                     progress=case.progress,
                 )
             self.masks = path.mean
@@ -122,7 +124,7 @@ class Searching:
             suspicion=carried.cpu(),
             most=most,
             policy=self._policy,
-            generator=case.generator,
+            generator=self._generator,
             progress=case.progress,
         )
         self._policy = learned.policy
