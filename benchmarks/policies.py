@@ -182,7 +182,7 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
             recovering=METHOD.recovering,
             grouped=False,
         ),
-        trials.expect(flat, torch.Generator().manual_seed(seed)).left.clamp(0, 1),
+        trials.expect(flat, torch.Generator().manual_seed(seed)).strength.clamp(0, 1),
         frozenset(known["start"]),
         agent,
         math.floor(METHOD.erasing.share * case.discovery.total),

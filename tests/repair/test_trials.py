@@ -114,10 +114,18 @@ def test_a_unit_that_costs_as_good_as_nothing_stays_out() -> None:
     assert tried.needless(masks, taken, success=0.01) == []
 
 
-def test_what_is_expected_is_what_small_changes_do() -> None:
-    tried, masks = trials(Planted())
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_what_is_expected_is_what_small_changes_do(share: float) -> None:
+    network = Planted().requires_grad_(False)
+    layers, masks = found_units(network)[0].layers, torch.ones(len(found_units(network)[1]))
+    pointed = Dominance(TARGET, deepcopy(network), share) if share else None
+    tried = Trials(
+        network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
+    )
     step = 0.01
-    for flat in (masks, 0.9 * masks):
+    weak = masks.clone()
+    weak[list(BACKDOOR)] = 0.15
+    for flat in (masks, 0.9 * masks, weak):
         draws = [tried.expect(flat, torch.Generator().manual_seed(seed)) for seed in range(20)]
         curvature = torch.stack([expected.curvature for expected in draws]).mean(0)
         for unit in range(len(masks)):
@@ -128,7 +136,9 @@ def test_what_is_expected_is_what_small_changes_do() -> None:
                 tried.settle(moved)
                 found.append(tried.now)
             left, cost = ((found[2].left - found[0].left), (found[2].cost - found[0].cost))
-            assert draws[0].left[unit] == pytest.approx(left / (2 * step), abs=0.02)
+            assert draws[0].left[unit] == pytest.approx(left / (2 * step), rel=0.1, abs=0.02)
+            strength = found[2].strength - found[0].strength
+            assert draws[0].strength[unit] == pytest.approx(strength / (2 * step), abs=0.02)
             assert draws[0].cost[unit] == pytest.approx(cost / (2 * step), abs=0.02)
             if flat is masks:
                 # Where answers are those of the network as it came, Fisher information is the curvature.

@@ -230,7 +230,7 @@ class Erasing:
             progress.start("erasing", math.ceil(most / group))
             while trials.now.success > self.success:
                 expected = trials.expect(flat, generator)
-                carried = torch.maximum(carried, flat * expected.left / max(trials.now.left, FREE))
+                carried = torch.maximum(carried, flat * expected.strength / max(trials.now.strength, FREE))
                 taken = trials.best(flat, expected, candidates=self.candidates, taken=self.taken)
                 taken = taken[: max(0, most - len(kept))]
                 if not taken:

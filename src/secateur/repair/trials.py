@@ -1,6 +1,6 @@
 """Trying groups of units: what taking them out does to triggers at work and to clean answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,17 +73,23 @@ class Expected:
 
     Attributes
     ----------
-    left
-        Gradient of what is left of the triggers.
+    strength, risk
+        Gradients of what is left of the triggers, see `Measured`.
     cost
         Gradient of the cost.
     curvature
         Second derivative of the cost.
     """
 
-    left: Tensor
+    strength: Tensor
+    risk: Tensor
     cost: Tensor
     curvature: Tensor
+
+    @property
+    def left(self) -> Tensor:
+        """Gradient of what is left of the triggers."""
+        return (self.strength + self.risk) / 2
 
 
 class Shown(Protocol):
@@ -208,10 +214,7 @@ class Trials:
         The curvature is the Fisher information: the mean square of the gradients of answers that are drawn
         as the network gives them, summed over a few images at a time (what they have in common vanishes).
         """
-        left = self._slopes(
-            flat,
-            lambda margins, whole: (margins.clamp_min(DEFEATED) / whole + margins.sigmoid() / self._risk) / 2,
-        )
+        strength, risk = self._slopes(flat)
         masks, cost = flat.clone().requires_grad_(), torch.zeros_like(flat)
         curvature = torch.zeros_like(flat)
         network, plain = self._plain
@@ -225,7 +228,7 @@ class Trials:
                     curvature += slopes.square() / (DRAWS * self._count)
                 divergence = F.kl_div(answers, targets, reduction="sum")
                 cost += torch.autograd.grad(divergence, masks)[0] / self._count
-        return Expected(left, cost, curvature)
+        return Expected(strength, risk, cost, curvature)
 
     def best(self, flat: Tensor, expected: Expected, *, candidates: int, taken: int) -> list[int]:
         """Try the groups that are expected to be most worth it; return the units that are."""
@@ -261,17 +264,22 @@ class Trials:
                 back += units
         return back
 
-    def _slopes(self, flat: Tensor, of: Callable[[Tensor, float], Tensor]) -> Tensor:
+    def _slopes(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of strength and risk in the masks."""
         masks = flat.clone().requires_grad_()
-        total, count = torch.zeros_like(flat), 0
-        for part in self._shown:
+        strength, risk, counts = torch.zeros_like(flat), torch.zeros_like(flat), [0, 0]
+        for place, part in enumerate(self._shown):
             for network, batches, wanted in part.shown:
                 with masked(network, self._layers, masks, shift=self._shift):
                     for batch, goals in zip(batches, wanted, strict=True):
-                        values = of(_margins(network(batch), goals), part.whole)
-                        total += torch.autograd.grad(values.sum(), masks)[0]
-                        count += len(batch)
-        return total / count
+                        margins = _margins(network(batch), goals)
+                        left = margins.clamp_min(DEFEATED).sum() / part.whole
+                        strength += torch.autograd.grad(left, masks, retain_graph=place == 0)[0]
+                        if place == 0:
+                            # What unlearning points to is no risk.
+                            risk += torch.autograd.grad(margins.sigmoid().sum(), masks)[0]
+                        counts[place] += len(batch)
+        return strength / sum(counts), risk / (counts[0] * self._risk)
 
     def _replay(self, network: nn.Module, images: Tensor, clean: CleanData, flat: Tensor) -> Replay:
         inputs = network_inputs(images, clean.convention, flat.device)
