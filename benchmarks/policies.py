@@ -182,7 +182,7 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
             recovering=METHOD.recovering,
             grouped=False,
         ),
-        trials.expect(flat, torch.Generator().manual_seed(seed)).strength.clamp(0, 1),
+        trials.slopes(flat)[0].clamp(0, 1),
         frozenset(known["start"]),
         agent,
         math.floor(METHOD.erasing.share * case.discovery.total),
@@ -200,12 +200,8 @@ def teach(names: Sequence[str], options: argparse.Namespace) -> None:
             continue
         learned = searched(given, 0, policy=policy)
         policy = learned.policy
-        print(
-            name,
-            learned.evaluations,
-            [round(worth, 4) for _, worth in learned.curve[:: len(learned.curve) - 1 or 1]],
-            flush=True,
-        )
+        (_, first), (_, last) = learned.curve[0], learned.curve[-1]
+        print(name, learned.evaluations, round(first, 4), round(last, 4), flush=True)
         with atomic_path(options.work / TAUGHT) as temporary:
             save_file(policy, temporary)
 

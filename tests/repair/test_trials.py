@@ -136,7 +136,7 @@ def test_what_is_expected_is_what_small_changes_do(share: float) -> None:
                 tried.settle(moved)
                 found.append(tried.now)
             left, cost = ((found[2].left - found[0].left), (found[2].cost - found[0].cost))
-            assert draws[0].left[unit] == pytest.approx(left / (2 * step), rel=0.1, abs=0.02)
+            assert draws[0].left[unit] == pytest.approx(left / (2 * step), abs=0.02)
             strength = found[2].strength - found[0].strength
             assert draws[0].strength[unit] == pytest.approx(strength / (2 * step), abs=0.02)
             assert draws[0].cost[unit] == pytest.approx(cost / (2 * step), abs=0.02)

@@ -208,13 +208,30 @@ class Trials:
             replay.accept()
         self.now = self._measure(outputs)
 
+    def slopes(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of strength and risk in the masks, ``(total,)`` each."""
+        masks = flat.clone().requires_grad_()
+        strength, risk, counts = torch.zeros_like(flat), torch.zeros_like(flat), [0, 0]
+        for place, part in enumerate(self._shown):
+            for network, batches, wanted in part.shown:
+                with masked(network, self._layers, masks, shift=self._shift):
+                    for batch, goals in zip(batches, wanted, strict=True):
+                        margins = _margins(network(batch), goals)
+                        left = margins.clamp_min(DEFEATED).sum() / part.whole
+                        strength += torch.autograd.grad(left, masks, retain_graph=place == 0)[0]
+                        if place == 0:
+                            # What unlearning points to is no risk.
+                            risk += torch.autograd.grad(margins.sigmoid().sum(), masks)[0]
+                        counts[place] += len(batch)
+        return strength / sum(counts), risk / (counts[0] * self._risk)
+
     def expect(self, flat: Tensor, generator: torch.Generator) -> Expected:
         """Return what changing single units would do, without trying them.
 
         The curvature is the Fisher information: the mean square of the gradients of answers that are drawn
         as the network gives them, summed over a few images at a time (what they have in common vanishes).
         """
-        strength, risk = self._slopes(flat)
+        strength, risk = self.slopes(flat)
         masks, cost = flat.clone().requires_grad_(), torch.zeros_like(flat)
         curvature = torch.zeros_like(flat)
         network, plain = self._plain
@@ -263,23 +280,6 @@ class Trials:
                 now = trial
                 back += units
         return back
-
-    def _slopes(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of strength and risk in the masks."""
-        masks = flat.clone().requires_grad_()
-        strength, risk, counts = torch.zeros_like(flat), torch.zeros_like(flat), [0, 0]
-        for place, part in enumerate(self._shown):
-            for network, batches, wanted in part.shown:
-                with masked(network, self._layers, masks, shift=self._shift):
-                    for batch, goals in zip(batches, wanted, strict=True):
-                        margins = _margins(network(batch), goals)
-                        left = margins.clamp_min(DEFEATED).sum() / part.whole
-                        strength += torch.autograd.grad(left, masks, retain_graph=place == 0)[0]
-                        if place == 0:
-                            # What unlearning points to is no risk.
-                            risk += torch.autograd.grad(margins.sigmoid().sum(), masks)[0]
-                        counts[place] += len(batch)
-        return strength / sum(counts), risk / (counts[0] * self._risk)
 
     def _replay(self, network: nn.Module, images: Tensor, clean: CleanData, flat: Tensor) -> Replay:
         inputs = network_inputs(images, clean.convention, flat.device)

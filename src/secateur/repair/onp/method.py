@@ -99,7 +99,7 @@ class ONP(RNP):
         )
         with case.stage("learning"):
             trials = tried_on(clean=case.clean)
-            carried = trials.expect(flat, case.generator).strength
+            carried, _ = trials.slopes(flat)
             best = searching(
                 trials,
                 tried_on(clean=replace(case.clean, learn=case.clean.choose)),
