@@ -64,7 +64,7 @@ def costs(model: str, count: int, rounds: int) -> dict[str, Any]:
 
     clean = CleanData(images, images, convention)
     ones = torch.ones(total)
-    trials = Trials(network, layers, clean, [patch()], ones, group=1, shift=True, temperature=2.0)
+    trials = Trials(network, layers, clean, [patch()], group=1, shift=True, temperature=2.0)
     agent = Agent()
     environment = Pruning(
         trials,

@@ -149,16 +149,7 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
     case = Case.of(network, clean, torch.Generator().manual_seed(seed), Silent())
     case.network.requires_grad_(False)
     exposed, found = known["exposed"], known["found"]
-    flat = torch.ones(case.discovery.total)
-    tried_on = partial(
-        Trials,
-        case.network,
-        case.discovery.layers,
-        flat=flat,
-        group=1,
-        shift=METHOD.shift,
-        temperature=METHOD.erasing.temperature,
-    )
+    tried_on = partial(METHOD.erasing.trials, case.network, case.discovery.layers, shift=METHOD.shift)
     with Dominance.of(exposed, case.example) as dominance:
         if dominance and dominance.label != found.label:
             dominance = None
@@ -182,7 +173,7 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
             recovering=METHOD.recovering,
             grouped=False,
         ),
-        trials.slopes(flat)[0].clamp(0, 1),
+        trials.slopes(torch.ones(case.discovery.total))[0].clamp(0, 1),
         frozenset(known["start"]),
         agent,
         math.floor(METHOD.erasing.share * case.discovery.total),

@@ -68,13 +68,22 @@ def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
     assert erased.settled
 
 
-def test_one_trigger_is_followed_by_others_while_they_are_doubtful() -> None:
-    # Without a limit on what is doubtful, whatever turns the images to the label is erased as well.
+def test_one_trigger_is_followed_by_others_while_they_are_cheap() -> None:
+    # Without a limit on what is cheap, whatever turns the images to the label is erased as well.
     scattered = Inversion(steps=400, rate=0.2, batch_size=16)
-    succeeding = Succeeding(doubtful=1.0, inversion=scattered)
+    succeeding = Succeeding(cheap=1.0, doubtful=1.0, inversion=scattered)
     erased = erase(Planted(), share=0.5, succeeding=succeeding, budget=1.0)
     assert len(erased.triggers) > 2
     assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
+
+
+def test_for_what_is_doubtful_no_unit_is_taken_out() -> None:
+    scattered = Inversion(steps=400, rate=0.2, batch_size=16)
+    succeeding = Succeeding(doubtful=1.0, inversion=scattered)
+    erased = erase(Planted(), share=0.5, succeeding=succeeding, budget=1.0)
+    assert set(erased.choice.pruned) == BACKDOOR
+    assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
+    assert erased.settled
 
 
 def test_it_is_not_settled_before_others_were_looked_for() -> None:

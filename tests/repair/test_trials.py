@@ -16,7 +16,7 @@ def trials(network: nn.Module) -> tuple[Trials, torch.Tensor]:
     network.requires_grad_(False)
     discovery, units = found_units(network)
     masks = torch.ones(len(units))
-    tried = Trials(network, discovery.layers, CLEAN, [corner()], masks, group=1, shift=True, temperature=2.0)
+    tried = Trials(network, discovery.layers, CLEAN, [corner()], group=1, shift=True, temperature=2.0)
     return tried, masks
 
 
@@ -51,9 +51,7 @@ def test_what_unlearning_points_to_weighs_as_much_as_the_triggers_however_sure_i
     sure.answer.weight[TARGET, -1] = 1.0
     layers, masks = found_units(network)[0].layers, torch.ones(len(found_units(network)[1]))
     pointed = Dominance(TARGET, sure)
-    tried = Trials(
-        network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
-    )
+    tried = Trials(network, layers, CLEAN, [corner()], pointed=pointed, group=1, shift=True, temperature=2.0)
     assert tried.now.strength == pytest.approx(1)
     masks[list(BACKDOOR)] = 0
     tried.settle(masks)
@@ -72,9 +70,7 @@ def test_the_less_unlearning_says_the_fewer_images_show_it(share: float) -> None
     with torch.no_grad():
         pointed.unlearned.hidden.bias[-1] = 500.0
         pointed.unlearned.answer.weight[TARGET, -1] = 1.0
-    tried = Trials(
-        network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
-    )
+    tried = Trials(network, layers, CLEAN, [corner()], pointed=pointed, group=1, shift=True, temperature=2.0)
     masks[list(BACKDOOR)] = 0
     tried.settle(masks)
     assert tried.now.strength == pytest.approx(share, abs=0.05)
@@ -119,9 +115,7 @@ def test_what_is_expected_is_what_small_changes_do(share: float) -> None:
     network = Planted().requires_grad_(False)
     layers, masks = found_units(network)[0].layers, torch.ones(len(found_units(network)[1]))
     pointed = Dominance(TARGET, deepcopy(network), share) if share else None
-    tried = Trials(
-        network, layers, CLEAN, [corner()], masks, pointed=pointed, group=1, shift=True, temperature=2.0
-    )
+    tried = Trials(network, layers, CLEAN, [corner()], pointed=pointed, group=1, shift=True, temperature=2.0)
     step = 0.01
     weak = masks.clone()
     weak[list(BACKDOOR)] = 0.15

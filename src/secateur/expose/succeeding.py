@@ -44,7 +44,7 @@ class Succeeding:
         A patch, or a shift, is cheap if its norm is at most this part of their median norm, in ``(0, 1]``.
         Shifts for different labels differ less than patches do.
     doubtful
-        The same for one that may be what is left of a backdoor: no evidence, but reason to prune on.
+        The same for one that may be what is left of a backdoor: no evidence, and no reason to prune on.
     """
 
     beside: Inversion = field(default_factory=lambda: Inversion(steps=200, form="compact"))
@@ -96,6 +96,8 @@ class Successors:
         The smallest trigger of each look, cheap or not.
     last
         Those of the last network: one of each kind that was looked for.
+    doubtful
+        All of the last network that are cheap or doubtful.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Successors:
         self._typical: dict[bool, float] = {}
         self.seen: list[Found] = []
         self.last: list[Found] = []
+        self.doubtful: list[Found] = []
 
     def beside(self, network: nn.Module) -> list[Found]:
         """Return the trigger found, and others of its kind, from other starts, that work."""
@@ -132,16 +135,20 @@ class Successors:
         labels would take as many forgotten copies.
         What the labels to compare with take is measured once for each kind, on the first network.
         """
-        return self._look(network)
-
-    def doubtful(self, network: nn.Module) -> list[Found]:
-        """Return the triggers that are cheap or doubtful, in the same way."""
-        return self._look(network, doubtful=True)
-
-    def is_cheap(self, trigger: Found) -> bool:
-        """Say whether a trigger is cheap, of a kind that was looked for."""
-        latent = trigger.form == "shift"
-        return trigger.norm <= self._cheap(latent) * self._typical[latent]
+        self.last, self.doubtful = [], []
+        for latent in self._kinds:
+            known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
+            self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
+            self.seen.append(self.last[-1])
+            if latent not in self._typical:
+                self._typical[latent] = self._typical_on(network, latent)
+            works = list(filter(_works, known))
+            limit = self._settings.doubtful * self._typical[latent]
+            self.doubtful += [trigger for trigger in works if trigger.norm <= limit]
+            limit = self._cheap(latent) * self._typical[latent]
+            if cheap := [trigger for trigger in works if trigger.norm <= limit]:
+                return cheap
+        return []
 
     def cheap_on(self, network: nn.Module, triggers: Sequence[Found]) -> list[Found]:
         """Return those of some triggers of one kind that are cheap against other labels on this network.
@@ -154,19 +161,6 @@ class Successors:
 
     def _cheap(self, latent: bool) -> float:
         return self._settings.cheap_shift if latent else self._settings.cheap
-
-    def _look(self, network: nn.Module, *, doubtful: bool = False) -> list[Found]:
-        self.last = []
-        for latent in self._kinds:
-            known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
-            self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
-            self.seen.append(self.last[-1])
-            if latent not in self._typical:
-                self._typical[latent] = self._typical_on(network, latent)
-            limit = (self._settings.doubtful if doubtful else self._cheap(latent)) * self._typical[latent]
-            if small := [trigger for trigger in filter(_works, known) if trigger.norm <= limit]:
-                return small
-        return []
 
     def _typical_on(self, network: nn.Module, latent: bool) -> float:
         """Return the norm that other labels take on a network; infinite if none is reached.

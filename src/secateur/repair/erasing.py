@@ -7,7 +7,6 @@ works. So triggers are inverted again on the pruned network, until none is cheap
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,7 +18,8 @@ from secateur.expose import Found, Succeeding, Successors
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.dominance import Dominance
-from secateur.repair.trials import FREE, Trials
+from secateur.repair.result import CurvePoint
+from secateur.repair.trials import FREE, Shown, Trials
 from secateur.units import UnitLayer, all_units, prune
 
 UNITS_PER_GROUP = 1024
@@ -65,7 +65,8 @@ class Erased:
     triggers
         The trigger found, and the smallest of each look for others.
     known
-        Every trigger that units were taken out for.
+        Every trigger that units were taken out for, and those that are doubtful without these units: to take
+        out units for them costs more than they may be worth.
     successors
         What looked for others.
     settled
@@ -94,8 +95,8 @@ class Erasing:
     unlearning points to the same label, up to half of the images are shown to the unlearned network instead:
     it knows the planted trigger, of which those inverted are only likenesses. Once the triggers fail, or no
     unit weakens them any more, units are put back that cost far more than the others for the margin that they
-    take away. Then others are inverted on the pruned network, and so on, while any is cheap and once if any
-    is doubtful, for at most `rounds` rounds.
+    take away. Then others are inverted on the pruned network, and so on, while any is cheap, for at most
+    `rounds` rounds.
 
     Attributes
     ----------
@@ -181,14 +182,6 @@ class Erasing:
             it finds is taken if no trigger that is inverted without these units is cheap; if one is, it goes
             on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
         """
-        held = HeldOut(network, layers, clean, shift=shift)
-        units = list(all_units(layers))
-        most = math.floor(self.share * held.total)
-        group = max(1, held.total // UNITS_PER_GROUP)
-        flat = torch.ones(held.total, device=next(network.parameters()).device)
-        carried = torch.zeros_like(flat)
-        kept: list[int] = []
-        erased: list[Found] = []
         successors = Successors(
             self.succeeding,
             found,
@@ -199,78 +192,174 @@ class Erasing:
             generator=generator,
             progress=progress,
         )
-        tried_on = partial(
-            Trials,
+        run = _Run(
+            self,
             network,
             layers,
-            flat=flat,
+            clean,
+            successors,
+            limit=self.overrun * budget,
+            shift=shift,
+            generator=generator,
+            progress=progress,
             pointed=pointed,
-            group=group,
+        )
+        run.erase()
+        if improve:
+            run.improve(improve)
+        choice = Choice.within(budget, run.kept, run.curve, whole=run.limit)
+        return Erased(
+            choice,
+            (1 - run.carried.clamp(0, 1)).cpu(),
+            (found, *successors.seen),
+            (*run.erased, *run.doubtful),
+            successors,
+            run.settled and choice.pruned == choice.kept,
+        )
+
+    def trials(
+        self,
+        network: nn.Module,
+        layers: Sequence[UnitLayer],
+        clean: CleanData,
+        triggers: Sequence[Shown],
+        *,
+        pointed: Dominance | None = None,
+        shift: bool,
+    ) -> Trials:
+        """Return what groups of units are tried on; see `Trials`."""
+        return Trials(
+            network,
+            layers,
+            clean,
+            triggers,
+            pointed=pointed,
+            group=_group(layers),
             shift=shift,
             temperature=self.temperature,
         )
 
-        def without(kept: Sequence[int]) -> nn.Module:
-            return prune(network, layers, [units[unit] for unit in kept], shift=shift)
 
-        settled = doubted = False
-        for _ in range(self.rounds):
-            if not kept:
-                known = successors.beside(without(kept))
-            elif doubted:
-                known = successors.cheap(without(kept))
-            else:
-                known = successors.doubtful(without(kept))
-                doubted = not any(map(successors.is_cheap, known))
+class _Run:
+    """Erasing on one network.
+
+    It keeps the units taken out so far (``kept``), the triggers they were taken out for (``erased``), whether
+    the last look for others was at the network without them and found none cheap (``settled``), and what was
+    doubtful there (``doubtful``).
+    """
+
+    def __init__(
+        self,
+        settings: Erasing,
+        network: nn.Module,
+        layers: Sequence[UnitLayer],
+        clean: CleanData,
+        successors: Successors,
+        *,
+        limit: float,
+        shift: bool,
+        generator: torch.Generator,
+        progress: Progress,
+        pointed: Dominance | None,
+    ) -> None:
+        self._settings, self._network, self._layers, self._clean = settings, network, layers, clean
+        self._successors, self._shift, self._pointed = successors, shift, pointed
+        self._generator, self._progress = generator, progress
+        self._held = HeldOut(network, layers, clean, shift=shift)
+        self._most = math.floor(settings.share * self._held.total)
+        self._flat = torch.ones(self._held.total, device=next(network.parameters()).device)
+        self.limit = limit
+        self.carried = torch.zeros_like(self._flat)
+        self.kept: list[int] = []
+        self.erased: list[Found] = []
+        self.settled = False
+        self.doubtful: list[Found] = []
+
+    @property
+    def curve(self) -> list[CurvePoint]:
+        """Held-out accuracy along the units taken out."""
+        return self._held.curve(self.kept, self._settings.taken * _group(self._layers))
+
+    def erase(self) -> None:
+        """Take out one trigger after the other while any is cheap."""
+        for _ in range(self._settings.rounds):
+            without, look = self._without(self.kept), self._successors
+            known = look.cheap(without) if self.kept else look.beside(without)
             if not known:
-                settled = True
+                self.settled, self.doubtful = True, look.doubtful
                 break
-            before = set(kept)
-            trials = tried_on(clean, known)
-            progress.start("erasing", math.ceil(most / group))
-            while trials.now.success > self.success:
-                expected = trials.expect(flat, generator)
-                carried = torch.maximum(carried, flat * expected.strength / max(trials.now.strength, FREE))
-                taken = trials.best(flat, expected, candidates=self.candidates, taken=self.taken)
-                taken = taken[: max(0, most - len(kept))]
-                if not taken:
-                    break
-                flat[taken] = 0
-                kept += taken
-                trials.settle(flat)
-                point = held.point(flat, len(kept))
-                progress.advance(pruned=len(kept), accuracy=point.accuracy.value, trigger=trials.now.success)
-                if point.loss.low > self.overrun * budget:
-                    break
-            erased += known
-            if len(erased) > len(known):
-                trials = tried_on(clean, erased)
-            needless = trials.needless(flat, kept, success=self.success)
-            flat[needless] = 1
-            kept = [unit for unit in kept if unit not in needless]
-            if set(kept) == before or held.point(flat, len(kept)).loss.low > self.overrun * budget:
+            before = set(self.kept)
+            trials = self._trials(known)
+            self._take_out(trials)
+            self.erased += known
+            self._put_back(trials if len(self.erased) == len(known) else self._trials(self.erased))
+            if set(self.kept) == before or self._exceeded:
                 break
-        for _ in range(IMPROVEMENTS if improve else 0):
-            assert improve
-            trials, held_out = (
-                tried_on(images, erased) for images in (clean, replace(clean, learn=clean.choose))
+
+    def improve(self, improve: Improving) -> None:
+        """Look for a better choice that lets no trigger through."""
+        for _ in range(IMPROVEMENTS):
+            trials = self._trials(self.erased)
+            held = self._trials(self.erased, replace(self._clean, learn=self._clean.choose))
+            better = improve(trials, held, self.kept, self.carried, most=self._most)
+            if set(better) == set(self.kept):
+                break
+            known = self._successors.cheap(self._without(better))
+            self.settled = not known
+            if self.settled:
+                self.kept, self.doubtful = better, self._successors.doubtful
+                break
+            self.erased += known
+
+    def _take_out(self, trials: Trials) -> None:
+        """Take out units until the triggers fail, or none weakens them, or no more may be spent."""
+        settings, flat = self._settings, self._flat
+        trials.settle(flat)
+        self._progress.start("erasing", math.ceil(self._most / _group(self._layers)))
+        while trials.now.success > settings.success:
+            expected = trials.expect(flat, self._generator)
+            share = flat * expected.strength / max(trials.now.strength, FREE)
+            self.carried = torch.maximum(self.carried, share)
+            taken = trials.best(flat, expected, candidates=settings.candidates, taken=settings.taken)
+            taken = taken[: max(0, self._most - len(self.kept))]
+            if not taken:
+                break
+            flat[taken] = 0
+            self.kept += taken
+            trials.settle(flat)
+            point = self._held.point(flat, len(self.kept))
+            self._progress.advance(
+                pruned=len(self.kept), accuracy=point.accuracy.value, trigger=trials.now.success
             )
-            better = improve(trials, held_out, kept, carried, most=most)
-            if set(better) == set(kept):
+            if point.loss.low > self.limit:
                 break
-            known = successors.cheap(without(better))
-            settled = not known
-            if settled:
-                kept = better
-                break
-            erased += known
-        curve = held.curve(kept, self.taken * group)
-        choice = Choice.within(budget, kept, curve, whole=self.overrun * budget)
-        return Erased(
-            choice,
-            (1 - carried.clamp(0, 1)).cpu(),
-            (found, *successors.seen),
-            tuple(erased),
-            successors,
-            settled and choice.pruned == choice.kept,
+
+    def _put_back(self, trials: Trials) -> None:
+        """Put back the units that are not worth what they cost."""
+        trials.settle(self._flat)
+        needless = trials.needless(self._flat, self.kept, success=self._settings.success)
+        self._flat[needless] = 1
+        self.kept = [unit for unit in self.kept if unit not in needless]
+
+    @property
+    def _exceeded(self) -> bool:
+        return self._held.point(self._flat, len(self.kept)).loss.low > self.limit
+
+    def _trials(self, triggers: Sequence[Found], clean: CleanData | None = None) -> Trials:
+        return self._settings.trials(
+            self._network,
+            self._layers,
+            clean or self._clean,
+            triggers,
+            pointed=self._pointed,
+            shift=self._shift,
         )
+
+    def _without(self, kept: Sequence[int]) -> nn.Module:
+        units = list(all_units(self._layers))
+        return prune(self._network, self._layers, [units[unit] for unit in kept], shift=self._shift)
+
+
+def _group(layers: Sequence[UnitLayer]) -> int:
+    """Return how many units are tried together."""
+    return max(1, sum(layer.count for layer in layers) // UNITS_PER_GROUP)

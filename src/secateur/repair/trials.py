@@ -129,8 +129,6 @@ class Trials:
         ``clean.learn`` are the images.
     triggers
         For one label. Each image shows one of them.
-    flat
-        Masks to begin with, ``(total,)``.
     pointed
         What unlearning points to, for the same label; a share of the images show that instead.
     group
@@ -147,7 +145,6 @@ class Trials:
         layers: Sequence[UnitLayer],
         clean: CleanData,
         triggers: Sequence[Shown],
-        flat: Tensor,
         *,
         pointed: Dominance | None = None,
         group: int,
@@ -156,7 +153,7 @@ class Trials:
     ) -> None:
         self._layers, self._temperature = layers, temperature
         self._label, self._shift = triggers[0].label, shift
-        self._group = group
+        self._group, self._device = group, next(network.parameters()).device
         images = clean.learn.images
         answers = answers_without(network, self._label, clean.learn, clean.convention)
         others = of_others(answers, self._label)
@@ -167,8 +164,8 @@ class Trials:
             if turns.any():
                 parts = [(triggers, others[~turns]), ([pointed], others[turns])]
         self._memory = TRIAL_MEMORY // (2 + len(triggers))
-        self._plain = network, torch.cat(network_inputs(images[::every], clean.convention, flat.device))
-        plain = self._replay(network, images[::every], clean, flat)
+        self._plain = network, torch.cat(network_inputs(images[::every], clean.convention, self._device))
+        plain = self._replay(network, images[::every], clean)
         self._count, classes = plain.outputs.shape
         self._targets = self._soft(plain.outputs)
         self._replays = [plain]
@@ -179,27 +176,27 @@ class Trials:
             for start, trigger in enumerate(known[: len(turns)]):
                 turn = turns[start :: min(len(known), len(turns))]
                 changed, stamped = trigger.present(network, images[turn])
-                wanted = wanted_classes(self._label, answers[turn], classes).to(flat.device)
-                batches = network_inputs(stamped, clean.convention, flat.device)
+                wanted = wanted_classes(self._label, answers[turn], classes).to(self._device)
+                batches = network_inputs(stamped, clean.convention, self._device)
                 shown.append((changed, batches, list(torch.split(wanted, len(batches[0])))))
-                self._replays.append(self._replay(changed, stamped[::every], clean, flat))
+                self._replays.append(self._replay(changed, stamped[::every], clean))
                 tried.append(answers[turn][::every])
                 margins.append(_margins(self._replays[-1].outputs, wanted[::every]))
             first = torch.cat(margins).clamp_min(DEFEATED) - DEFEATED
             self._shown.append(_Part(shown, float(first.mean().clamp_min(FREE))))
             wholes.append(torch.full_like(first, self._shown[-1].whole))
         self._stamped = len(wholes[0])
-        self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(flat.device)
+        self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(self._device)
         self._wholes = torch.cat(wholes)
         self._risk = 1.0
         whole = self._measure(torch.cat([replay.outputs for replay in self._replays]))
         self._depth, self._risk = whole.depth, max(whole.risk, FREE)
-        self.settle(flat)
+        self.settle(torch.ones(sum(layer.count for layer in layers), device=self._device))
 
     @property
     def device(self) -> torch.device:
         """Where masks are."""
-        return self._wanted.device
+        return self._device
 
     def settle(self, flat: Tensor) -> None:
         """Measure with these units, from which on single ones are tried."""
@@ -281,8 +278,8 @@ class Trials:
                 back += units
         return back
 
-    def _replay(self, network: nn.Module, images: Tensor, clean: CleanData, flat: Tensor) -> Replay:
-        inputs = network_inputs(images, clean.convention, flat.device)
+    def _replay(self, network: nn.Module, images: Tensor, clean: CleanData) -> Replay:
+        inputs = network_inputs(images, clean.convention, self._device)
         return Replay(network, self._layers, inputs, shift=self._shift, memory=self._memory)
 
     def _attempt(self, flat: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ FIRST, SECOND = sorted(BACKDOOR)
 def trials() -> Trials:
     network = Planted().eval().requires_grad_(False)
     layers = found_units(network)[0].layers
-    return Trials(network, layers, CLEAN, [corner()], torch.ones(TOTAL), group=1, shift=True, temperature=2.0)
+    return Trials(network, layers, CLEAN, [corner()], group=1, shift=True, temperature=2.0)
 
 
 def pruning(

@@ -20,7 +20,7 @@ from secateur.repair.onp.extra import check_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
 from secateur.repair.rnp import RNP
-from secateur.repair.trials import Shown, Trials
+from secateur.repair.trials import Shown
 
 if TYPE_CHECKING:
     from secateur.repair.onp.search import Searching
@@ -85,21 +85,11 @@ class ONP(RNP):
     ) -> Chosen:
         """Search from units that are pruned, for what shows others at work."""
         searching = self._searching(case, exposed, shown)
-        layers, device = case.discovery.layers, case.example.device
-        flat = torch.ones(case.discovery.total, device=device)
-        tried_on = partial(
-            Trials,
-            case.network,
-            layers,
-            triggers=[shown],
-            flat=flat,
-            group=1,
-            shift=self.shift,
-            temperature=self.erasing.temperature,
-        )
+        layers = case.discovery.layers
+        tried_on = partial(self.erasing.trials, case.network, layers, triggers=[shown], shift=self.shift)
         with case.stage("learning"):
             trials = tried_on(clean=case.clean)
-            carried, _ = trials.slopes(flat)
+            carried, _ = trials.slopes(torch.ones(case.discovery.total, device=case.example.device))
             best = searching(
                 trials,
                 tried_on(clean=replace(case.clean, learn=case.clean.choose)),
