@@ -65,7 +65,7 @@ class Erased:
     triggers
         The trigger found, and the smallest of each look for others.
     known
-        Every trigger that units were taken out for, and those that are doubtful without these units: to take
+        Every trigger that units were taken out for, and those that were doubtful once none was cheap: to take
         out units for them costs more than they may be worth.
     successors
         What looked for others.
@@ -245,7 +245,7 @@ class _Run:
 
     It keeps the units taken out so far (``kept``), the triggers they were taken out for (``erased``), whether
     the last look for others was at the network without them and found none cheap (``settled``), and what was
-    doubtful there (``doubtful``).
+    doubtful where none was cheap (``doubtful``).
     """
 
     def __init__(
@@ -307,7 +307,8 @@ class _Run:
             known = self._successors.cheap(self._without(better))
             self.settled = not known
             if self.settled:
-                self.kept, self.doubtful = better, self._successors.doubtful
+                self.kept = better
+                self.doubtful += self._successors.doubtful
                 break
             self.erased += known
 

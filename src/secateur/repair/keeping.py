@@ -103,7 +103,7 @@ def polish(
     units
         Those that were pruned, at least one.
     known
-        Triggers that they were taken out for.
+        Triggers that they were taken out for, and others that may be what is left.
     successors, settled
         How triggers are inverted again; see `compare`.
     """
@@ -183,7 +183,7 @@ def compare(
         Mean cross-entropy of the true labels there, before and after: where nearly all images are answered
         rightly, as those that the network was trained on are, it still tells better from worse.
     known
-        On which of them each trigger succeeds that units were taken out for, at least one.
+        On which of them each known trigger succeeds, at least one.
     successors
         Looks for triggers on the polished network.
     settled
