@@ -164,7 +164,7 @@ def test_the_trigger_found_comes_with_others_of_its_kind() -> None:
     assert look.seen == []
 
 
-@pytest.mark.parametrize("wrong", [{"starts": 0}, {"compared": 0}, {"cheap": 0.0}, {"cheap_shift": 1.1}])
+@pytest.mark.parametrize("wrong", [{"starts": 0}, {"compared": 0}, {"cheap": 0.0}, {"doubtful": 1.1}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(MethodError):
         Succeeding(**wrong)

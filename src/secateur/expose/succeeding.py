@@ -40,9 +40,8 @@ class Succeeding:
         Triggers of each kind, from different starts.
     compared
         Other labels that triggers are inverted for.
-    cheap, cheap_shift
-        A patch, or a shift, is cheap if its norm is at most this part of their median norm, in ``(0, 1]``.
-        Shifts for different labels differ less than patches do.
+    cheap
+        A trigger is cheap if its norm is at most this part of their median norm, in ``(0, 1]``.
     doubtful
         The same for one that may be what is left of a backdoor: no evidence, and no reason to prune on.
     """
@@ -57,13 +56,12 @@ class Succeeding:
     starts: int = 3
     compared: int = 5
     cheap: float = 0.75
-    cheap_shift: float = 0.8
     doubtful: float = 0.9
 
     def __post_init__(self) -> None:
         if min(self.starts, self.compared) < 1:
             raise MethodError("successors need at least one start and one label to compare with")
-        if not all(0 < cheap <= self.doubtful <= 1 for cheap in (self.cheap, self.cheap_shift)):
+        if not 0 < self.cheap <= self.doubtful <= 1:
             raise MethodError("what is cheap must be above 0, and doubtful as well, which is at most 1")
 
 
@@ -145,7 +143,7 @@ class Successors:
             works = list(filter(_works, known))
             limit = self._settings.doubtful * self._typical[latent]
             self.doubtful += [trigger for trigger in works if trigger.norm <= limit]
-            limit = self._cheap(latent) * self._typical[latent]
+            limit = self._settings.cheap * self._typical[latent]
             if cheap := [trigger for trigger in works if trigger.norm <= limit]:
                 return cheap
         return []
@@ -156,11 +154,8 @@ class Successors:
         Where a network was fitted to clean answers since the first one, every label may take less.
         """
         latent = triggers[0].form == "shift"
-        limit = self._cheap(latent) * self._typical_on(network, latent)
+        limit = self._settings.cheap * self._typical_on(network, latent)
         return [trigger for trigger in triggers if trigger.norm <= limit]
-
-    def _cheap(self, latent: bool) -> float:
-        return self._settings.cheap_shift if latent else self._settings.cheap
 
     def _typical_on(self, network: nn.Module, latent: bool) -> float:
         """Return the norm that other labels take on a network; infinite if none is reached.
