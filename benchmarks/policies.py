@@ -122,7 +122,7 @@ class Remembering(RNP):
             {
                 "exposed": exposed,
                 "found": found,
-                "known": chosen.erased.known,
+                "known": chosen.erased.defeated,
                 "start": list(chosen.choice.pruned),
             }
         ]

@@ -64,9 +64,11 @@ class Erased:
         it was looked at, to first order.
     triggers
         The trigger found, and the smallest of each look for others.
-    known
-        Every trigger that units were taken out for, and those that were doubtful once none was cheap: to take
-        out units for them costs more than they may be worth.
+    defeated
+        Every trigger that units were taken out for.
+    doubtful
+        Those that were doubtful once none was cheap: to take out units for them costs more than they may be
+        worth.
     successors
         What looked for others.
     settled
@@ -76,9 +78,15 @@ class Erased:
     choice: Choice
     scores: Tensor
     triggers: tuple[Found, ...]
-    known: tuple[Found, ...]
+    defeated: tuple[Found, ...]
+    doubtful: tuple[Found, ...]
     successors: Successors
     settled: bool
+
+    @property
+    def known(self) -> tuple[Found, ...]:
+        """Every trigger that must not work: those defeated, and the doubtful ones."""
+        return (*self.defeated, *self.doubtful)
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,8 @@ class Erasing:
             choice,
             (1 - run.carried.clamp(0, 1)).cpu(),
             (found, *successors.seen),
-            (*run.erased, *run.doubtful),
+            tuple(run.erased),
+            tuple(run.doubtful),
             successors,
             run.settled and choice.pruned == choice.kept,
         )
