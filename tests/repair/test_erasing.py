@@ -16,7 +16,7 @@ from secateur.expose import Exposed, Findings, Inversion, LabelScores, Succeedin
 from secateur.progress import Silent
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import IMPROVEMENTS, Erased, Erasing, Improving
-from secateur.repair.trials import DEFEATED, Trials
+from secateur.repair.trials import Trials
 from secateur.units import prune
 
 
@@ -62,27 +62,36 @@ def test_it_ends_when_another_inversion_finds_nothing_cheap() -> None:
     erased = erase(Planted(), share=0.5)
     first, *again = erased.triggers
     assert first.norm == 1
-    assert erased.known[0] is first
-    assert not {id(trigger) for trigger in erased.known} & {id(trigger) for trigger in again}
+    assert erased.defeated[0] is first
+    assert not {id(trigger) for trigger in (*erased.defeated, *erased.doubtful)} & {
+        id(trigger) for trigger in again
+    }
     assert not again[-1].converged or again[-1].norm > 4
     assert erased.settled
+
+
+def leaning() -> Planted:
+    """Return a network whose label takes a little less than others also without the backdoor."""
+    network = Planted()
+    network.answer.bias.data[TARGET] = 0.8
+    return network
 
 
 def test_one_trigger_is_followed_by_others_while_they_are_cheap() -> None:
     # Without a limit on what is cheap, whatever turns the images to the label is erased as well.
     scattered = Inversion(steps=400, rate=0.2, batch_size=16)
     succeeding = Succeeding(cheap=1.0, doubtful=1.0, inversion=scattered)
-    erased = erase(Planted(), share=0.5, succeeding=succeeding, budget=1.0)
+    erased = erase(leaning(), share=0.5, succeeding=succeeding, budget=1.0)
     assert len(erased.triggers) > 2
-    assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
+    assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.defeated}
 
 
 def test_for_what_is_doubtful_no_unit_is_taken_out() -> None:
     scattered = Inversion(steps=400, rate=0.2, batch_size=16)
     succeeding = Succeeding(doubtful=1.0, inversion=scattered)
-    erased = erase(Planted(), share=0.5, succeeding=succeeding, budget=1.0)
+    erased = erase(leaning(), share=0.5, succeeding=succeeding, budget=1.0)
     assert set(erased.choice.pruned) == BACKDOOR
-    assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.known}
+    assert id(erased.triggers[1]) in {id(trigger) for trigger in erased.doubtful}
     assert erased.settled
 
 
@@ -118,7 +127,7 @@ def test_what_lets_a_trigger_through_is_not_taken_and_the_search_is_told() -> No
     erased = erase(Planted(), share=0.5, improve=improve)
     assert improve.begun == [BACKDOOR] * IMPROVEMENTS
     assert set(erased.choice.kept) == BACKDOOR
-    assert len(erased.known) > 1
+    assert len(erased.defeated) > 1
     # The last look was at another network.
     assert not erased.settled
 
@@ -132,10 +141,9 @@ def test_units_that_the_trigger_does_not_need_come_back() -> None:
 
 
 def test_scores_are_the_shares_of_the_margin_by_hand() -> None:
-    # The corner raises both neurons of the backdoor from 0 to 19. The row of the true class answers with 8
-    # pixels of 0.7 to 0.9, that of the label with 8 of 0 to 0.2.
+    # The corner raises both neurons of the backdoor from 0 to 19; without them images are as clean ones.
     scores = erase(Planted(), share=0.5, succeeding=Succeeding(starts=1)).scores
-    assert scores[CLASSES].item() == pytest.approx(1 - 19 / (38 + 0.8 - 6.4 - DEFEATED), abs=0.01)
+    assert scores[CLASSES].item() == pytest.approx(1 - 19 / 38, abs=0.01)
     assert scores[CLASSES] == scores[CLASSES + 1]
     assert scores[-SPARE:].tolist() == [1.0] * SPARE
 
@@ -182,6 +190,7 @@ def test_no_more_than_the_share_is_taken() -> None:
         {"temperature": 0.0},
         {"share": 0.0},
         {"success": 1.0},
+        {"price": -1.0},
         {"rounds": 0},
         {"taken": 3, "candidates": 2},
     ],

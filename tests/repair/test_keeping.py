@@ -36,7 +36,7 @@ from secateur.expose import (
 from secateur.progress import Silent
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Change, Polished, compare, fooled, held_out, polish
+from secateur.repair.keeping import Attempt, Change, Polished, compare, fooled, held_out, polish
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -100,17 +100,23 @@ def compared(
     )
     return compare(
         pruned,
-        polished,
-        accuracy=Change(right_before, right_after),
-        losses=(loss_before, loss_after),
-        known=[changed(pruned, polished, trigger) for trigger in known],
+        Attempt(
+            polished,
+            Change(right_before, right_after),
+            (loss_before, loss_after),
+            [changed(pruned, polished, trigger) for trigger in known],
+        ),
         successors=successors or looks_for(pruned, compared=2),
         settled=successors is not None,
     )
 
 
 def attempted(
-    polishing: Polishing, network: nn.Module, positions: Collection[int], clean: CleanData = CLEAN
+    polishing: Polishing,
+    network: nn.Module,
+    positions: Collection[int],
+    clean: CleanData = CLEAN,
+    doubtful: Collection[Found] = (),
 ) -> tuple[Polished | None, list[str]]:
     """Polish a network without the units at these positions, for which the corner is the known trigger."""
     case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
@@ -121,6 +127,7 @@ def attempted(
         case,
         [units[k] for k in positions],
         [corner()],
+        doubtful=tuple(doubtful),
         successors=looks_for(case.network),
         settled=False,
         shift=True,
@@ -209,10 +216,7 @@ def test_a_fall_of_accuracy_within_chance_does_not_count_if_the_loss_fell(
     after[:wrong] = False
     found, facts = compare(
         network,
-        network,
-        accuracy=Change(right, after),
-        losses=losses,
-        known=[changed(network, network, corner())],
+        Attempt(network, Change(right, after), losses, [changed(network, network, corner())]),
         successors=looks_for(network, compared=2),
         settled=False,
     )
@@ -271,6 +275,27 @@ def test_where_the_backdoor_comes_back_triggers_are_shown_more_often() -> None:
     assert kept is None
     assert "on more images, and the polish was discarded" in note
     assert "twice" not in attempt(0.5)[1]
+
+
+@dataclass(frozen=True)
+class Cautious(Polishing):
+    """Forgets a class where more than one trigger is shown."""
+
+    def __call__(self, network: nn.Module, *_: Any, triggers: Collection[Found], **_more: Any) -> nn.Module:
+        polished = without_backdoor(Planted()).eval()
+        if len(triggers) > 1:
+            polished.answer.weight.data[0] = 0.0
+        return polished
+
+
+def test_where_accuracy_is_lost_the_doubtful_triggers_are_left_out() -> None:
+    kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1}, doubtful=[corner()])
+    assert kept is not None
+    assert "polished, and once more without the doubtful triggers. Accuracy" in note
+    assert "Of known triggers (1)" in note
+    kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1})
+    assert kept is not None
+    assert "once more" not in note
 
 
 def test_a_trigger_that_is_cheap_only_after_polishing_discards_it() -> None:

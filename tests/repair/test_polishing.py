@@ -55,7 +55,7 @@ def test_clean_answers_come_back_and_pruned_units_stay_zero() -> None:
 
 def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     teacher = Planted()
-    polished = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, precision="float32")(
+    polished = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, way=1.0, precision="float32")(
         teacher,
         teacher,
         CLEAN.learn,

@@ -9,7 +9,7 @@ from torch import nn
 from planted import BACKDOOR, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
 from secateur.expose import images_of_others
 from secateur.repair.dominance import Dominance
-from secateur.repair.trials import DEFEATED, FREE, Trials
+from secateur.repair.trials import FREE, Trials
 
 
 def trials(network: nn.Module) -> tuple[Trials, torch.Tensor]:
@@ -20,9 +20,9 @@ def trials(network: nn.Module) -> tuple[Trials, torch.Tensor]:
     return tried, masks
 
 
-def margin(network: nn.Module) -> float:
-    stamped = corner().trigger.stamp(images_of_others(CLEAN.learn, TARGET))
-    outputs = network(CONVENTION.normalise(stamped))
+def margin(network: nn.Module, *, stamped: bool = True) -> float:
+    images = images_of_others(CLEAN.learn, TARGET)
+    outputs = network(CONVENTION.normalise(corner().trigger.stamp(images) if stamped else images))
     others = torch.cat([outputs[:, :TARGET], outputs[:, TARGET + 1 :]], 1).max(1).values
     return float((outputs[:, TARGET] - others).mean())
 
@@ -32,16 +32,26 @@ def test_the_strength_is_what_is_left_of_the_margin() -> None:
     tried, masks = trials(network)
     assert tried.now.cost == pytest.approx(0, abs=1e-6)
     assert tried.now.success == 1
-    assert (tried.now.strength, tried.now.depth) == (pytest.approx(1), pytest.approx(1))
-    whole = margin(network)
+    assert tried.now.strength == pytest.approx(1)
+    whole, safe = margin(network), margin(network, stamped=False)
     masks[min(BACKDOOR)] = 0
     tried.settle(masks)
     with torch.no_grad():
         network.answer.weight[TARGET, min(BACKDOOR)] = 0
-    left = (margin(network) - DEFEATED) / (whole - DEFEATED)
+    left = (margin(network) - safe) / (whole - safe)
     assert 0 < left < 1
-    assert tried.now.depth == pytest.approx(left, abs=1e-4)
-    assert tried.now.strength == pytest.approx(left, abs=1e-4)
+    assert tried.now.strength == pytest.approx(left, abs=1e-3)
+
+
+def test_an_image_is_safe_at_the_margin_of_clean_ones() -> None:
+    tried, masks = trials(Planted())
+    masks[list(BACKDOOR)] = 0
+    tried.settle(masks)
+    # Half of the images are a little above the mean.
+    assert 0 < tried.now.strength < 0.02
+    masks[TARGET] = 0
+    tried.settle(masks)
+    assert tried.now.strength == 0
 
 
 def test_what_unlearning_points_to_weighs_as_much_as_the_triggers_however_sure_it_is() -> None:
@@ -79,14 +89,16 @@ def test_the_less_unlearning_says_the_fewer_images_show_it(share: float) -> None
 def test_the_best_units_are_those_of_the_backdoor() -> None:
     tried, masks = trials(Planted())
     expected = tried.expect(masks, torch.Generator().manual_seed(0))
-    best = tried.best(masks, expected, candidates=4, taken=2)
+    best = tried.best(masks, expected, candidates=4, taken=2, price=0)
     assert set(best) == BACKDOOR
     masks[best] = 0
     tried.settle(masks)
     assert tried.now.success == 0
     assert tried.now.cost == pytest.approx(0, abs=1e-6)
-    assert tried.now.strength == pytest.approx(0)
-    assert tried.now.depth < 0
+    assert tried.now.strength < 0.02
+    expected = tried.expect(masks, torch.Generator().manual_seed(0))
+    assert tried.best(masks, expected, candidates=4, taken=2, price=0) == [TARGET]
+    assert tried.best(masks, expected, candidates=4, taken=2, price=1) == []
 
 
 def test_the_labels_own_unit_comes_back() -> None:
@@ -95,7 +107,8 @@ def test_the_labels_own_unit_comes_back() -> None:
     masks[taken] = 0
     tried.settle(masks)
     assert tried.now.cost > 0.1
-    assert tried.needless(masks, taken, success=0.01) == [TARGET]
+    assert tried.needless(masks, taken, success=0.01, price=1) == [TARGET]
+    assert tried.needless(masks, taken, success=0.01, price=0) == []
 
 
 def test_a_unit_that_costs_as_good_as_nothing_stays_out() -> None:
@@ -107,7 +120,7 @@ def test_a_unit_that_costs_as_good_as_nothing_stays_out() -> None:
     masks[taken] = 0
     tried.settle(masks)
     assert 0 < tried.now.cost < FREE
-    assert tried.needless(masks, taken, success=0.01) == []
+    assert tried.needless(masks, taken, success=0.01, price=1) == []
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -115,6 +128,9 @@ def test_what_is_expected_is_what_small_changes_do(share: float) -> None:
     network = Planted().requires_grad_(False)
     layers, masks = found_units(network)[0].layers, torch.ones(len(found_units(network)[1]))
     pointed = Dominance(TARGET, deepcopy(network), share) if share else None
+    if pointed:
+        pointed.unlearned.hidden.bias[-1] = 20.0
+        pointed.unlearned.answer.weight[TARGET, -1] = 1.0
     tried = Trials(network, layers, CLEAN, [corner()], pointed=pointed, group=1, shift=True, temperature=2.0)
     step = 0.01
     weak = masks.clone()

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import nn
@@ -135,7 +136,11 @@ class Successors:
         """
         self.last, self.doubtful = [], []
         for latent in self._kinds:
-            known = [self._invert(network, latent, self._found.label) for _ in range(self._settings.starts)]
+            known = [
+                *chain.from_iterable(
+                    self._invert(network, latent, [self._found.label]) for _ in range(self._settings.starts)
+                )
+            ]
             self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
             self.seen.append(self.last[-1])
             if latent not in self._typical:
@@ -163,33 +168,36 @@ class Successors:
         The median, or for a trigger without a label the least: one for any label changes answers, too.
         """
         how = self._settings.changing if self._found.label is None else None
-        others = [self._invert(network, latent, label, how) for label in self._others]
+        others = self._invert(network, latent, self._others, how)
         norms = [other.norm for other in filter(_works, others)] or [math.inf]
         return min(norms) if self._found.label is None else statistics.median(norms)
 
     def _beside(self, network: nn.Module) -> Found:
         if self._found.form == "outlasting":
-            return self._run(partial(self._settings.outlasting, network), self._found.label)
-        return self._invert(network, self._kinds[0], self._found.label, self._settings.beside)
+            return self._run(partial(self._settings.outlasting, network), [self._found.label])[0]
+        return self._invert(network, self._kinds[0], [self._found.label], self._settings.beside)[0]
 
     def _invert(
-        self, network: nn.Module, latent: bool, label: int | None, how: Inversion | None = None
-    ) -> Found:
+        self, network: nn.Module, latent: bool, labels: Sequence[int | None], how: Inversion | None = None
+    ) -> tuple[Found, ...]:
+        """Invert a trigger for each of the labels, all at once."""
         settings = self._settings
-        if latent and label is not None:
-            return self._run(partial(settings.latent, network, self._layers), label)
-        invert = settings.changing if label is None else how or settings.inversion
-        return self._run(partial(invert, network), label)
+        if latent and None not in labels:
+            return self._run(partial(settings.latent, network, self._layers), labels)
+        invert = settings.changing if None in labels else how or settings.inversion
+        return self._run(partial(invert, network), labels)
 
-    def _run(self, invert: Callable[..., tuple[Found, ...]], label: int | None) -> Found:
+    def _run(
+        self, invert: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
+    ) -> tuple[Found, ...]:
         return invert(
             self._clean.learn,
             self._clean.choose,
             self._clean.convention,
-            labels=[label],
+            labels=labels,
             generator=self._generator,
             progress=self._progress,
-        )[0]
+        )
 
 
 def _works(trigger: Found) -> bool:

@@ -83,11 +83,6 @@ class Erased:
     successors: Successors
     settled: bool
 
-    @property
-    def known(self) -> tuple[Found, ...]:
-        """Every trigger that must not work: those defeated, and the doubtful ones."""
-        return (*self.defeated, *self.doubtful)
-
 
 @dataclass(frozen=True)
 class Erasing:
@@ -101,10 +96,10 @@ class Erasing:
     what of the triggers goes to what that costs are taken out for trial. The `taken` ones with the best ratio
     of what the strength falls by to what the cost rises by go, and what to expect is computed anew. Where
     unlearning points to the same label, up to half of the images are shown to the unlearned network instead:
-    it knows the planted trigger, of which those inverted are only likenesses. Once the triggers fail, or no
-    unit weakens them any more, units are put back that cost far more than the others for the margin that they
-    take away. Then others are inverted on the pruned network, and so on, while any is cheap, for at most
-    `rounds` rounds.
+    it knows the planted trigger, of which those inverted are only likenesses. Once the triggers fail, units
+    go as long as they are worth their `price`: the planted trigger may be stronger. Then units are put back
+    that are not worth it now that the others are out. Others are inverted on the pruned network, and so on,
+    while any is cheap, for at most `rounds` rounds.
 
     Attributes
     ----------
@@ -117,6 +112,8 @@ class Erasing:
         Groups that are tried, and taken out, with one look at what to expect.
     success
         Triggers have failed once they succeed on no more than this share of stamped images, in ``[0, 1)``.
+    price
+        Once they have, units go only for so much of the strength per nat of the cost, not negative.
     temperature
         Above 0; the answers of a saturated network say more when it is above 1.
     share
@@ -132,6 +129,7 @@ class Erasing:
     candidates: int = 16
     taken: int = 2
     success: float = 0.01
+    price: float = 2.0
     temperature: float = 2.0
     share: float = 0.2
     overrun: float = 2.0
@@ -143,6 +141,8 @@ class Erasing:
             raise MethodError("erasing needs a finite temperature > 0 and 0 <= success < 1")
         if not 0 < self.share <= 1:
             raise MethodError(f"share {self.share} must be above 0 and at most 1")
+        if not 0 <= self.price < math.inf:
+            raise MethodError(f"price {self.price} must be finite and not negative")
         if not 1 <= self.overrun < math.inf:
             raise MethodError(f"overrun {self.overrun} must be finite and at least 1")
 
@@ -326,12 +326,16 @@ class _Run:
         settings, flat = self._settings, self._flat
         trials.settle(flat)
         self._progress.start("erasing", math.ceil(self._most / _group(self._layers)))
-        while trials.now.success > settings.success:
+        while len(self.kept) < self._most:
+            # While a trigger works, whatever weakens it is worth it.
+            price = 0.0 if trials.now.success > settings.success else settings.price
             expected = trials.expect(flat, self._generator)
             share = flat * expected.strength / max(trials.now.strength, FREE)
             self.carried = torch.maximum(self.carried, share)
-            taken = trials.best(flat, expected, candidates=settings.candidates, taken=settings.taken)
-            taken = taken[: max(0, self._most - len(self.kept))]
+            taken = trials.best(
+                flat, expected, candidates=settings.candidates, taken=settings.taken, price=price
+            )
+            taken = taken[: self._most - len(self.kept)]
             if not taken:
                 break
             flat[taken] = 0
@@ -347,7 +351,9 @@ class _Run:
     def _put_back(self, trials: Trials) -> None:
         """Put back the units that are not worth what they cost."""
         trials.settle(self._flat)
-        needless = trials.needless(self._flat, self.kept, success=self._settings.success)
+        needless = trials.needless(
+            self._flat, self.kept, success=self._settings.success, price=self._settings.price
+        )
         self._flat[needless] = 1
         self.kept = [unit for unit in self.kept if unit not in needless]
 

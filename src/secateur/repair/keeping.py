@@ -79,12 +79,47 @@ class Change:
         )
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A polished network, and what the polish changed.
+
+    Attributes
+    ----------
+    network
+        In evaluation mode, answering with logits.
+    accuracy
+        On which held-out images the network is right.
+    losses
+        Mean cross-entropy of the true labels there, before and after: where nearly all images are answered
+        rightly, as those that the network was trained on are, it still tells better from worse.
+    known
+        On which of them each trigger that was shown succeeds, at least one.
+    """
+
+    network: nn.Module
+    accuracy: Change
+    losses: tuple[float, float]
+    known: Sequence[Change]
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is right on fewer images than before, unless by chance and with less loss."""
+        loss, (before, after) = self.accuracy.loss, self.losses
+        return loss.value > 0 and (loss.low > 0 or after >= before)
+
+    @property
+    def back(self) -> bool:
+        """Whether a trigger came back."""
+        return any(change.back for change in self.known)
+
+
 def polish(
     polishing: Polishing,
     case: Case,
     units: Sequence[Unit],
     known: Sequence[Found],
     *,
+    doubtful: Sequence[Found] = (),
     successors: Successors,
     settled: bool,
     shift: bool,
@@ -92,7 +127,8 @@ def polish(
     """Polish the network of a case without `units`; return nothing if that is not kept.
 
     If known triggers come back it is polished once more, with triggers on more images (the root of their
-    share). The case keeps stages and notes. For `shift` see `prune`.
+    share). If accuracy is lost it is polished once more without those that are doubtful: they may be what a
+    clean image shows. The case keeps stages and notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -103,14 +139,16 @@ def polish(
     units
         Those that were pruned, at least one.
     known
-        Triggers that they were taken out for, and others that may be what is left.
+        Triggers that they were taken out for.
+    doubtful
+        Others that may be what is left.
     successors, settled
         How triggers are inverted again; see `compare`.
     """
     layers, clean = case.discovery.layers, case.clean
     without = partial(prune, layers=layers, units=units, shift=shift)
 
-    def attempt(polishing: Polishing) -> tuple[nn.Module, list[Change]]:
+    def attempt(polishing: Polishing, shown: Sequence[Found]) -> Attempt:
         polished = polishing(
             pruned,
             case.network,
@@ -119,89 +157,73 @@ def polish(
             layers=layers,
             units=units,
             shift=shift,
-            triggers=known,
+            triggers=shown,
             generator=case.generator,
             progress=case.progress,
         )
-        return polished, [
+        right, loss = held_out(polished, clean)
+        changes = [
             Change(flags, fooled(polished, trigger, clean, without))
-            for flags, trigger in zip(before, known, strict=True)
+            for flags, trigger in zip(before, shown, strict=False)
         ]
+        return Attempt(polished, Change(right_before, right), (loss_before, loss), changes)
 
     with case.stage("polishing"):
         # A copy made here answers with logits as well, also later.
         pruned = without(case.network)
-        before = [fooled(pruned, trigger, clean, without) for trigger in known]
-        polished, changes = attempt(polishing)
-        again = any(change.back for change in changes)
-        if again:
-            polished, changes = attempt(replace(polishing, stamped=polishing.stamped**0.5))
+        right_before, loss_before = held_out(pruned, clean)
+        before = [fooled(pruned, trigger, clean, without) for trigger in (*known, *doubtful)]
+        done, how = attempt(polishing, (*known, *doubtful)), "polished"
+        if done.back:
+            polishing = replace(polishing, stamped=polishing.stamped**0.5)
+            done = attempt(polishing, (*known, *doubtful))
+            how += " twice, with known triggers on more images"
+        if doubtful and done.worse:
+            done = attempt(polishing, known)
+            how += ", and once more without the doubtful triggers"
     with case.stage("checking the polish"):
-        (right_before, loss_before), (right, loss_after) = (
-            held_out(network, clean) for network in (pruned, polished)
-        )
-        kept, facts = compare(
-            pruned,
-            polished,
-            accuracy=Change(right_before, right),
-            losses=(loss_before, loss_after),
-            known=changes,
-            successors=successors,
-            settled=settled,
-        )
-    outcome = "polished twice, with known triggers on more images" if again else "polished"
-    outcome += "" if kept else ", and the polish was discarded"
-    case.notes.append(f"The pruned network was {outcome}. {' '.join(facts)}")
+        kept, facts = compare(pruned, done, successors=successors, settled=settled)
+    outcome = "" if kept else ", and the polish was discarded"
+    case.notes.append(f"The pruned network was {how}{outcome}. {' '.join(facts)}")
+    if not kept:
+        return None
+    right = done.accuracy.after
     loss = paired_loss(held_out(case.network, clean)[0], right)
-    return Polished(polished, CurvePoint(len(units), Proportion.of(right), loss)) if kept else None
+    return Polished(done.network, CurvePoint(len(units), Proportion.of(right), loss))
 
 
 def compare(
-    pruned: nn.Module,
-    polished: nn.Module,
-    *,
-    accuracy: Change,
-    losses: tuple[float, float],
-    known: Sequence[Change],
-    successors: Successors,
-    settled: bool,
+    pruned: nn.Module, polished: Attempt, *, successors: Successors, settled: bool
 ) -> tuple[bool, list[str]]:
     """Return whether a polished network is kept, and what was measured, as sentences.
 
-    It is not if it is right on fewer held-out images than before, unless by chance and with less loss; if a
-    known trigger succeeds on more beyond chance and on more than `TOLERATED`; or if a trigger inverted on it
-    is cheap against other labels both there and on the network that was pruned first, unless one no larger
-    was cheap before.
+    It is not if it is worse on held-out images, see `Attempt`; if a known trigger succeeds on more beyond
+    chance and on more than `TOLERATED`; or if a trigger inverted on it is cheap against other labels both
+    there and on the network that was pruned first, unless one no larger was cheap before.
 
     Parameters
     ----------
     pruned, polished
-        The network before and after polishing, in evaluation mode, answering with logits; not changed.
-    accuracy
-        On which held-out images each is right.
-    losses
-        Mean cross-entropy of the true labels there, before and after: where nearly all images are answered
-        rightly, as those that the network was trained on are, it still tells better from worse.
-    known
-        On which of them each known trigger succeeds, at least one.
+        The network before polishing, in evaluation mode, answering with logits, and after; not changed.
     successors
         Looks for triggers on the polished network.
     settled
         Whether its last look was at `pruned`, and nothing was cheap there. Otherwise it looks there, too.
     """
-    before, after = losses
-    facts = [f"Accuracy went {accuracy}, and the mean loss there from {before:.3f} to {after:.3f}."]
-    if accuracy.loss.value > 0 and (accuracy.loss.low > 0 or after >= before):
+    before, after = polished.losses
+    facts = [f"Accuracy went {polished.accuracy}, and the mean loss there from {before:.3f} to {after:.3f}."]
+    if polished.worse:
         return False, facts
+    known = polished.known
     worst = min(known, key=lambda change: change.loss.high)
     facts.append(f"Of known triggers ({len(known)}), success of the one that gained most went {worst}.")
-    if any(change.back for change in known):
+    if polished.back:
         return False, facts
     cheap_before = [] if settled else successors.cheap(pruned)
     sizes = sizes_of(successors.last)
-    cheap = successors.cheap(polished)
+    cheap = successors.cheap(polished.network)
     if cheap:
-        cheap = successors.cheap_on(polished, cheap)
+        cheap = successors.cheap_on(polished.network, cheap)
     kept = not cheap or _no_cheaper(cheap, cheap_before)
     facts.append(
         f"Triggers inverted again take {sizes_of(successors.last)}, before it {sizes}"

@@ -36,7 +36,9 @@ class Polishing:
     be answered as the teacher answers it without. And on images of other classes the probability of the
     triggers' label is no larger than it was after pruning: what the teacher sees of that label there may be
     what an image shares with the trigger.
-    Normalisation keeps its statistics. What pruning set to zero stays zero.
+    Normalisation keeps its statistics. What pruning set to zero stays zero. The weights returned lie between
+    those before and those that the steps end at (Wortsman et al., arXiv 2109.01903): most of the accuracy is
+    won on the first half of the way, and most of what comes back of the trigger comes on the second.
 
     Attributes
     ----------
@@ -54,6 +56,8 @@ class Polishing:
         Share of the batches in which each image is mixed with another, in ``[0, 1]``.
     stamped
         Share of each batch on which a trigger is at work, in ``[0, 1)``.
+    way
+        How far the weights go from those before to those that the steps end at, in ``(0, 1]``.
     precision
         Of forward passes.
     """
@@ -65,6 +69,7 @@ class Polishing:
     moved: float = 0.04
     mixed: float = 0.5
     stamped: float = 0.25
+    way: float = 0.6
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -75,6 +80,8 @@ class Polishing:
             raise MethodError("polishing needs finite rate > 0 and temperature > 0")
         if not (0 <= self.moved < 1 and 0 <= self.mixed <= 1 and 0 <= self.stamped < 1):
             raise MethodError("polishing needs 0 <= moved < 1, 0 <= mixed <= 1 and 0 <= stamped < 1")
+        if not 0 < self.way <= 1:
+            raise MethodError(f"way {self.way} must be above 0 and at most 1")
 
     def __call__(
         self,
@@ -154,6 +161,9 @@ class Polishing:
                         work.get_parameter(name).masked_fill_(zero, 0.0)
                 total += loss.item() * len(chosen)
             progress.advance(divergence=total / len(learn))
+        with torch.no_grad():
+            for before, after in zip(pruned.parameters(), work.parameters(), strict=True):
+                after.copy_(before.lerp(after, self.way))
         return work.requires_grad_(False)
 
     def _varied(self, images: Tensor, others: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

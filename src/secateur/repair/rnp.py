@@ -320,7 +320,8 @@ class RNP:
             self.polishing,
             case,
             [units[k] for k in choice.pruned],
-            erased.known if erased else [findings.found],
+            erased.defeated if erased else [findings.found],
+            doubtful=erased.doubtful if erased else (),
             successors=erased.successors
             if erased
             else Successors(

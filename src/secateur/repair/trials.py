@@ -18,16 +18,12 @@ TRIAL_MEMORY = 1 << 30
 """Bytes for the activations of images that units are tried on."""
 TRIED = 128
 """Units are tried on about so many clean and as many stamped images."""
-DEFEATED = -2.0
-"""Margin at which a stamped image counts as safe; to push it further is worth nothing."""
 FREE = 0.002
 """Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
 FEW = 8
 """Clean images whose gradients are summed before they are squared."""
 DRAWS = 2
 """Answers drawn for each clean image."""
-NEEDLESS = 10.0
-"""Units are put back that cost so many times as much as all do on average, for the same margin."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,11 @@ class Measured:
     cost
         Divergence of clean answers from those of the network as it came, in nats.
     strength
-        What is left of the margins: 1 with all units, 0 with every image safe. Margins count from `DEFEATED`
-        on, those of triggers in parts of their mean with all units, and those of what unlearning points to in
-        parts of theirs: an unlearned network can be far surer than any trigger makes the network.
-    depth
-        The same of margins that are negative beyond that.
+        What is left of the margins: 1 with all units, 0 with every image safe. An image is safe at the margin
+        that clean ones have on average, with all units: a planted trigger can be stronger than those inverted
+        are, which only just work. Beyond it nothing counts. Margins of triggers count in parts of their
+        mean with all units, and those of what unlearning points to in parts of theirs: an unlearned network
+        can be far surer than any trigger makes the network.
     success
         Share of stamped images on which a trigger succeeds; what unlearning points to does not count.
     risk
@@ -53,7 +49,6 @@ class Measured:
 
     cost: float
     strength: float
-    depth: float
     success: float
     risk: float
 
@@ -171,6 +166,9 @@ class Trials:
         self._replays = [plain]
         self._shown: list[_Part] = []
         tried, wholes = [answers[::every]], list[Tensor]()
+        wanted = wanted_classes(self._label, answers[::every], classes).to(self._device)
+        natural = _margins(plain.outputs, wanted).clamp_max(-FREE)
+        self._safe = float(natural[of_others(answers[::every], self._label)].mean())
         for known, turns in parts:
             shown, margins = list[tuple[nn.Module, list[Tensor], list[Tensor]]](), list[Tensor]()
             for start, trigger in enumerate(known[: len(turns)]):
@@ -182,7 +180,7 @@ class Trials:
                 self._replays.append(self._replay(changed, stamped[::every], clean))
                 tried.append(answers[turn][::every])
                 margins.append(_margins(self._replays[-1].outputs, wanted[::every]))
-            first = torch.cat(margins).clamp_min(DEFEATED) - DEFEATED
+            first = torch.cat(margins).clamp_min(self._safe) - self._safe
             self._shown.append(_Part(shown, float(first.mean().clamp_min(FREE))))
             wholes.append(torch.full_like(first, self._shown[-1].whole))
         self._stamped = len(wholes[0])
@@ -190,7 +188,7 @@ class Trials:
         self._wholes = torch.cat(wholes)
         self._risk = 1.0
         whole = self._measure(torch.cat([replay.outputs for replay in self._replays]))
-        self._depth, self._risk = whole.depth, max(whole.risk, FREE)
+        self._risk = max(whole.risk, FREE)
         self.settle(torch.ones(sum(layer.count for layer in layers), device=self._device))
 
     @property
@@ -214,7 +212,7 @@ class Trials:
                 with masked(network, self._layers, masks, shift=self._shift):
                     for batch, goals in zip(batches, wanted, strict=True):
                         margins = _margins(network(batch), goals)
-                        left = margins.clamp_min(DEFEATED).sum() / part.whole
+                        left = margins.clamp_min(self._safe).sum() / part.whole
                         strength += torch.autograd.grad(left, masks, retain_graph=place == 0)[0]
                         if place == 0:
                             # What unlearning points to is no risk.
@@ -244,36 +242,41 @@ class Trials:
                 cost += torch.autograd.grad(divergence, masks)[0] / self._count
         return Expected(strength, risk, cost, curvature)
 
-    def best(self, flat: Tensor, expected: Expected, *, candidates: int, taken: int) -> list[int]:
-        """Try the groups that are expected to be most worth it; return the units that are."""
+    def best(
+        self, flat: Tensor, expected: Expected, *, candidates: int, taken: int, price: float
+    ) -> list[int]:
+        """Try the groups that are expected to be most worth it; return the units that are.
+
+        A unit is if it takes away more of the strength than `price` times what it costs, in nats.
+        """
         cost = (expected.curvature / 2 - expected.cost).clamp_min(0) + FREE
         promised = torch.where(flat > 0, expected.left / cost, -torch.inf)
         order = promised.argsort(descending=True, stable=True)[: int(flat.sum())]
         trials = []
         for units in torch.split(order[: candidates * self._group], self._group):
             trial = self._measure(self._attempt(_changed(flat, units.tolist(), 0)))
-            if trial.strength < self.now.strength:
-                worth = (self.now.strength - trial.strength) / (max(trial.cost - self.now.cost, 0.0) + FREE)
+            worth = (self.now.strength - trial.strength) / (max(trial.cost - self.now.cost, 0.0) + FREE)
+            if worth > price:
                 trials.append((worth, units.tolist()))
         trials.sort(key=lambda pair: pair[0], reverse=True)
         return [unit for _, units in trials[:taken] for unit in units]
 
-    def needless(self, flat: Tensor, kept: Sequence[int], *, success: float) -> list[int]:
-        """Return units, of those taken out, that cost far more than the others for what they take away."""
-        if self.now.cost <= FREE:
-            return []
+    def needless(self, flat: Tensor, kept: Sequence[int], *, success: float, price: float) -> list[int]:
+        """Return units, of those taken out, that are not worth `price` now that the others are out as well.
+
+        Without them the triggers succeed on no more than `success`, or than before.
+        """
         groups = [units.tolist() for units in torch.split(torch.tensor(kept, dtype=torch.long), self._group)]
         now, back = self.now, list[int]()
-        average = now.cost / max(self._depth - now.depth, FREE)
         success = max(now.success, success)
 
-        def worth(units: Sequence[int]) -> tuple[float, Measured]:
+        def gained(units: Sequence[int]) -> tuple[float, Measured]:
             trial = self._measure(self._attempt(_changed(flat, units, 1)))
-            return (now.cost - trial.cost - FREE) / max(trial.depth - now.depth, FREE), trial
+            return price * (now.cost - trial.cost - FREE) - (trial.strength - now.strength), trial
 
-        for units in sorted(groups, key=lambda units: worth(units)[0], reverse=True):
-            gained, trial = worth([*back, *units])
-            if gained > NEEDLESS * average and trial.success <= success:
+        for units in sorted(groups, key=lambda units: gained(units)[0], reverse=True):
+            gain, trial = gained([*back, *units])
+            if gain > 0 and trial.success <= success:
                 now = trial
                 back += units
         return back
@@ -289,14 +292,14 @@ class Trials:
         answers = (outputs[: self._count] / self._temperature).log_softmax(1)
         cost = F.kl_div(answers, self._targets, reduction="batchmean")
         margins = _margins(outputs, self._wanted)[self._count :]
-        left, depth = ((part - DEFEATED) / self._wholes for part in (margins.clamp_min(DEFEATED), margins))
+        left = (margins.clamp_min(self._safe) - self._safe) / self._wholes
         hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
         success = hits[self._count : self._count + self._stamped].mean()
         if self._label is None:
             # Of a trigger without a label, answers that change without it are no success.
             success = (success - hits[: self._count].mean()).clamp_min(0)
         risk = margins[: self._stamped].sigmoid().mean() / self._risk
-        return Measured(float(cost), float(left.mean()), float(depth.mean()), float(success), float(risk))
+        return Measured(float(cost), float(left.mean()), float(success), float(risk))
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)

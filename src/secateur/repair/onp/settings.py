@@ -71,7 +71,7 @@ class Agent:
     steps: int = 16
     reach: int = 4
     tolerated: float = 0.002
-    price: float = 0.5
+    price: float = 1.0
     thrift: float = 0.0005
     rollout: int = 64
     epochs: int = 6
