@@ -24,8 +24,8 @@ from secateur.units import UnitLayer, all_units, prune
 
 UNITS_PER_GROUP = 1024
 """Of so many units in all, each group that is tried holds one."""
-
-
+WORKING = 0.25
+"""While a trigger works, a unit may cost four times as much."""
 IMPROVEMENTS = 3
 """So often a better choice is looked for, each time with the triggers that the last one let through."""
 
@@ -94,12 +94,12 @@ class Erasing:
     softened by `temperature` (its accuracy on images that it was trained on would not tell). What each unit
     would change is computed first (see `Trials.expect`); `candidates` groups of those with the best ratio of
     what of the triggers goes to what that costs are taken out for trial. The `taken` ones with the best ratio
-    of what the strength falls by to what the cost rises by go, and what to expect is computed anew. Where
-    unlearning points to the same label, up to half of the images are shown to the unlearned network instead:
-    it knows the planted trigger, of which those inverted are only likenesses. Once the triggers fail, units
-    go as long as they are worth their `price`: the planted trigger may be stronger. Then units are put back
-    that are not worth it now that the others are out. Others are inverted on the pruned network, and so on,
-    while any is cheap, for at most `rounds` rounds.
+    of what the strength falls by to what the cost rises by go, if worth it, and what to expect is computed
+    anew. Where unlearning points to the same label, up to half of the images are shown to the unlearned
+    network instead: it knows the planted trigger, of which those inverted are only likenesses. Once the
+    triggers fail, units must be worth more (`price`), but go on: the planted trigger may be stronger. Then
+    units are put back that are not worth it now that the others are out. Others are inverted on the pruned
+    network, and so on, while any is cheap, for at most `rounds` rounds.
 
     Attributes
     ----------
@@ -113,7 +113,8 @@ class Erasing:
     success
         Triggers have failed once they succeed on no more than this share of stamped images, in ``[0, 1)``.
     price
-        Once they have, units go only for so much of the strength per nat of the cost, not negative.
+        Units go only for so much of the strength per nat of the cost once they have, and for `WORKING` of
+        that before: the last of a trigger that is hardly one can cost more than all the rest. Not negative.
     temperature
         Above 0; the answers of a saturated network say more when it is above 1.
     share
@@ -327,8 +328,7 @@ class _Run:
         trials.settle(flat)
         self._progress.start("erasing", math.ceil(self._most / _group(self._layers)))
         while len(self.kept) < self._most:
-            # While a trigger works, whatever weakens it is worth it.
-            price = 0.0 if trials.now.success > settings.success else settings.price
+            price = settings.price * (WORKING if trials.now.success > settings.success else 1)
             expected = trials.expect(flat, self._generator)
             share = flat * expected.strength / max(trials.now.strength, FREE)
             self.carried = torch.maximum(self.carried, share)

@@ -186,6 +186,7 @@ class Trials:
         self._stamped = len(wholes[0])
         self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(self._device)
         self._wholes = torch.cat(wholes)
+        self._settled: Tensor | None = None
         self._risk = 1.0
         whole = self._measure(torch.cat([replay.outputs for replay in self._replays]))
         self._risk = max(whole.risk, FREE)
@@ -198,6 +199,9 @@ class Trials:
 
     def settle(self, flat: Tensor) -> None:
         """Measure with these units, from which on single ones are tried."""
+        if self._settled is not None and torch.equal(self._settled, flat):
+            return
+        self._settled = flat.clone()
         outputs = self._attempt(flat)
         for replay in self._replays:
             replay.accept()
