@@ -179,8 +179,11 @@ def measure_all(
     path = options.out / f"{specimen.name}.json"
     stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     weights = specimen.card["sha256"][WEIGHTS]
-    if options.fresh or stored.get("weights") != weights:
+    if stored.get("weights") != weights:
         stored = {"weights": weights, "cells": {}}
+    if options.fresh:
+        asked = {f"{kind}|{seed}" for kind in options.repairs for seed in options.seeds}
+        stored["cells"] = {key: cell for key, cell in stored["cells"].items() if key not in asked}
     stored["goal"] = specimen.card["recipe"]["goal"]
     write_card(specimen.name, specimen.card, remarks)
 
@@ -321,7 +324,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="names of specimens")
     parser.add_argument("--repairs", nargs="*", choices=list(REPAIRS), default=list(REPAIRS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--fresh", action="store_true", help="measure again what is in the results")
+    parser.add_argument("--fresh", action="store_true", help="measure the chosen repairs and seeds again")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

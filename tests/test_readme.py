@@ -20,7 +20,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith("secateur ")]
 
 
-@pytest.mark.timeout(1800)  # two repairs and a scan of real networks, on a machine that may be busy
+@pytest.mark.timeout(3600)  # two repairs and a scan of real networks, on a machine that may be busy
 def test_every_command_of_the_readme_works(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "shared").symlink_to(shared)
     folder = tmp_path / "checkout"
