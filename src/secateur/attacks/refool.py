@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from secateur.attacks.attack import Attack, Surrogate, as_float
 from secateur.attacks.goal import Goal
@@ -95,6 +94,9 @@ class Refool(Attack):
         scale = min(height, width) / 32
         sigma = max(0.3, self.blur * scale)
         reach = min(2 * round(2 * sigma) + 1, 2 * (min(height, width) // 2) - 1)
+        # Imported here: it takes longer than all else that a command imports.
+        from torchvision.transforms.v2.functional import gaussian_blur
+
         blurred = gaussian_blur(pictures, [reach, reach], [sigma, sigma])
         moved = pictures.roll((round(self.shift * scale), round(self.shift * scale)), (2, 3))
         doubled = 0.6 * pictures + 0.4 * moved

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
@@ -23,24 +23,20 @@ from secateur.expose import (
     Unlearning,
     flushed_denormals,
 )
-from secateur.models import duplicate
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erasing, Improving
 from secateur.repair.keeping import Polished, polish
+from secateur.repair.masking import choose_by_masks, recovered_masks
 from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
 from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
 from secateur.repair.result import Repair, outcome_of
 from secateur.repair.silencing import Silencing
-from secateur.repair.walking import Limits, Walk
 from secateur.units import Recipe, ScoredUnit, all_units, prune
-
-LOSS_PER_POINT = 5.0
-"""Nats of learning loss that may be lost for each unit of the accuracy budget."""
 
 SOUGHT = "Units that carry it were looked for."
 
@@ -204,6 +200,8 @@ class RNP:
                 chosen = self._recover(case, exposed, exposed.unlearned)
             else:
                 chosen = self._leave(case, exposed)
+            if findings.found:
+                case.notes += stopped_notes(chosen.choice, self._budget)
             polished = self._polish(case, findings, chosen)
         return self._result(network, case, chosen, exposed, polished)
 
@@ -234,7 +232,6 @@ class RNP:
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
         if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
             case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
-        case.notes += stopped_notes(erased.choice, self._budget)
         return Chosen(erased.choice, erased.scores, erased)
 
     def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
@@ -250,7 +247,6 @@ class RNP:
                 progress=case.progress,
             )
         case.notes.append(found_note(exposed.findings.triggers, found, SOUGHT))
-        case.notes += stopped_notes(choice, self._budget)
         return Chosen(choice, scores)
 
     def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
@@ -260,24 +256,17 @@ class RNP:
             (1 - self.original, unlearned, "recovering"),
             (self.original, case.network, "recovering the original"),
         ]
-        scores = torch.zeros(case.discovery.total)
-        for weight, network, stage in parts:
-            if not weight:
-                continue
-            start = duplicate(network)
-            with case.stage(stage, start):
-                path = self.recovering(
-                    start,
-                    case.discovery.layers,
-                    case.clean.learn,
-                    case.clean.convention,
-                    generator=case.generator,
-                    progress=case.progress,
-                    stage=stage,
-                )
-            scores += weight * (path.mean if self.trajectory else path.last)
+        scores = recovered_masks(case, self.recovering, parts, trajectory=self.trajectory)
         with case.stage("choosing"):
-            choice = self._choose(case, scores)
+            choice = choose_by_masks(
+                case,
+                scores,
+                threshold=self.threshold,
+                spare=self.spare,
+                share=self.share,
+                budget=self.budget,
+                shift=self.shift,
+            )
         if findings.triggers:
             case.notes.append(f"{nothing_small(findings.triggers)} The masks alone decided what to prune.")
         if choice.spared:
@@ -345,20 +334,6 @@ class RNP:
     def _points(self, exposed: Exposed) -> bool:
         """Say whether unlearning points to a label, so that masks may prune."""
         return not self.dominant or (exposed.labels is not None and exposed.labels.label is not None)
-
-    def _choose(self, case: Case, scores: Tensor) -> Choice:
-        order = scores.argsort(stable=True)
-        suspects = order[scores[order] <= self.threshold].tolist()
-        suspicion = 1 - scores
-        tolerances = None
-        if self.spare is not None:
-            tolerances = self.spare * suspicion / suspicion.max().clamp_min(torch.finfo(scores.dtype).tiny)
-        walk = Walk(case.network, case.discovery.layers, case.clean, shift=self.shift)
-        limits = Limits()
-        if self.budget is not None:
-            most = math.ceil(self.share * case.discovery.total)
-            limits = Limits(self.budget, LOSS_PER_POINT * self.budget, most)
-        return walk.along(suspects, tolerances, limits, case.progress)
 
     def _result(
         self,

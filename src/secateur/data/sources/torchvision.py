@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torchvision.datasets
 from torch.utils.data import Dataset
 
 from secateur.data.sources.wrapped import WrappedSource
@@ -22,6 +21,9 @@ def open_torchvision(name: str, root: Path | None, split: str) -> WrappedSource:
     MissingExtraError
         The data set needs a package that is not installed.
     """
+    # Imported here: it takes longer than all else that a command imports.
+    import torchvision.datasets
+
     factory: Callable[..., Dataset[Any]] | None = getattr(torchvision.datasets, name, None)
     if factory is None or name not in torchvision.datasets.__all__:
         raise DataError(f"torchvision has no data set {name!r}; the names are those of torchvision.datasets")
