@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import CleanData, InputConvention, LabelledImages, Trigger, example_input
-from secateur.expose import InvertedTrigger
+from secateur.expose import Case, InvertedTrigger
+from secateur.progress import Progress
 from secateur.units import Discovery, Unit, all_units, discover
 
 CLASSES, SIZE = 5, 8
@@ -83,6 +84,13 @@ def corner() -> InvertedTrigger:
     keep, add = torch.ones(1, SIZE, SIZE), torch.zeros(1, SIZE, SIZE)
     keep[0, 0, SIZE - 1], add[0, 0, SIZE - 1] = 0.0, 1.0
     return InvertedTrigger(TARGET, Trigger(keep, add), 1.0, 1.0, True)
+
+
+def case_of(network: nn.Module, progress: Progress | None = None) -> Case:
+    """Return a network as the stages of a repair share it, without gradients in its weights."""
+    case = Case.of(network, CLEAN, None, progress)
+    case.network.requires_grad_(False)
+    return case
 
 
 def found_units(network: nn.Module) -> tuple[Discovery, list[Unit]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from planted import BACKDOOR, CLASSES, CLEAN, PLANTED, SIZE, TARGET, Normed, Planted, corner, found_units
+from planted import BACKDOOR, CLASSES, PLANTED, SIZE, TARGET, Normed, Planted, case_of, corner, found_units
 from secateur.errors import MethodError
 from secateur.expose import (
     Found,
@@ -52,15 +52,9 @@ def successors(
 ) -> Successors:
     network.eval().requires_grad_(False)
     found = found or corner()
+    settings = {"starts": 2, "compared": 3, **settings}
     return Successors(
-        Succeeding(**{"starts": 2, "compared": 3, **settings}),
-        found,
-        [found, *OTHERS],
-        found_units(network)[0].layers,
-        CLEAN,
-        shift=shift,
-        generator=torch.Generator().manual_seed(0),
-        progress=progress or Silent(),
+        Succeeding(**settings), case_of(network, progress), found, [found, *OTHERS], shift=shift
     )
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
+from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, case_of, corner, found_units
 from secateur.data import example_input
 from secateur.errors import MethodError
 from secateur.expose import Exposed, Findings, Inversion, LabelScores, Succeeding, success_of
-from secateur.progress import Silent
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import IMPROVEMENTS, Erased, Erasing, Improving
 from secateur.repair.trials import Trials
@@ -27,19 +26,14 @@ def erase(
     improve: Improving | None = None,
     **settings: object,
 ) -> Erased:
-    network.requires_grad_(False)
     found = corner()
     others = [replace(found, label=label, norm=10.0) for label in range(CLASSES) if label != TARGET]
     return Erasing(**settings)(  # type: ignore[arg-type]
-        network,
-        found_units(network)[0].layers,
+        case_of(network),
         found,
-        CLEAN,
         triggers=[found, *others],
         budget=budget,
         shift=True,
-        generator=torch.Generator().manual_seed(0),
-        progress=Silent(),
         pointed=pointed,
         improve=improve,
     )

@@ -19,6 +19,7 @@ from planted import (
     TARGET,
     Normed,
     Planted,
+    case_of,
     corner,
     found_units,
 )
@@ -33,7 +34,6 @@ from secateur.expose import (
     Successors,
     success_of,
 )
-from secateur.progress import Silent
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
 from secateur.repair.keeping import Attempt, Change, Polished, compare, fooled, held_out, polish
@@ -66,16 +66,7 @@ def without_backdoor(network: nn.Module) -> nn.Module:
 def looks_for(
     network: nn.Module, triggers: tuple[Found, ...] = (corner(), *OTHERS), **settings: Any
 ) -> Successors:
-    return Successors(
-        replace(SUCCEEDING, **settings),
-        triggers[0],
-        triggers,
-        found_units(network)[0].layers,
-        CLEAN,
-        shift=True,
-        generator=torch.Generator().manual_seed(0),
-        progress=Silent(),
-    )
+    return Successors(replace(SUCCEEDING, **settings), case_of(network), triggers[0], triggers, shift=True)
 
 
 def changed(

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from planted import BACKDOOR, CLEAN, CONVENTION, TARGET, Planted, corner, found_units
+from planted import BACKDOOR, CLEAN, CONVENTION, TARGET, Planted, case_of, corner, found_units
 from secateur.errors import MethodError
 from secateur.expose import success_of
-from secateur.progress import Silent
 from secateur.repair import RNP
 from secateur.repair.silencing import Silencing
 from secateur.units import prune
@@ -15,9 +14,7 @@ from secateur.units import prune
 def test_the_units_of_the_trigger_are_taken_and_the_clean_task_stays() -> None:
     network = Planted()
     discovery, units = found_units(network)
-    choice, scores = Silencing(share=0.5)(
-        network, discovery.layers, corner(), CLEAN, budget=0.02, shift=True, progress=Silent()
-    )
+    choice, scores = Silencing(share=0.5)(case_of(network), corner(), budget=0.02, shift=True)
     assert set(choice.pruned) == BACKDOOR
     assert set(scores.argsort()[: len(BACKDOOR)].tolist()) == BACKDOOR
     assert 0 <= scores.min() <= scores.max() <= 1
@@ -29,10 +26,7 @@ def test_the_units_of_the_trigger_are_taken_and_the_clean_task_stays() -> None:
 
 def test_no_more_than_the_share_is_taken() -> None:
     network = Planted()
-    discovery, _ = found_units(network)
-    choice, _ = Silencing(share=0.1)(
-        network, discovery.layers, corner(), CLEAN, budget=0.02, shift=True, progress=Silent()
-    )
+    choice, _ = Silencing(share=0.1)(case_of(network), corner(), budget=0.02, shift=True)
     assert choice.pruned == ()
 
 
@@ -41,11 +35,8 @@ def test_a_share_of_a_single_unit_is_taken_and_never_one_that_gains_nothing() ->
     first, second = sorted(BACKDOOR)
     with torch.no_grad():
         network.answer.weight[TARGET, second] = 0.0
-    discovery, _ = found_units(network)
     for share in (0.2, 0.5):
-        choice, _ = Silencing(share=share)(
-            network, discovery.layers, corner(), CLEAN, budget=0.02, shift=True, progress=Silent()
-        )
+        choice, _ = Silencing(share=share)(case_of(network), corner(), budget=0.02, shift=True)
         assert choice.kept == (first,)
 
 

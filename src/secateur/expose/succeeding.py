@@ -7,17 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
-import torch
 from torch import nn
 
-from secateur.data import CleanData
 from secateur.errors import MethodError
+from secateur.expose.case import Case
 from secateur.expose.forgetting import Outlasting
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.searching import CHANGING
 from secateur.expose.triggers import WORKS, Found, Inversion, typical_norm
-from secateur.progress import Progress
-from secateur.units import UnitLayer
 
 
 @dataclass(frozen=True)
@@ -73,21 +70,16 @@ class Successors:
     ----------
     settings
         How triggers are inverted, and which are cheap.
+    case
+        The network that is pruned, and its clean images: triggers are fitted to ``clean.learn`` and judged on
+        ``clean.choose``.
     found
         The first one.
     triggers
         What it was compared with; among them must be one for another label.
-    layers
-        Layers with units of the network that is pruned.
-    clean
-        Triggers are fitted to ``clean.learn`` and judged on ``clean.choose``.
     shift
         Whether shifts of channels are looked for as well as patches, if the layers have norms: pruning must
         take them away with the channel.
-    generator
-        Decides starts and batches.
-    progress
-        Told about every step.
 
     Attributes
     ----------
@@ -102,20 +94,17 @@ class Successors:
     def __init__(
         self,
         settings: Succeeding,
+        case: Case,
         found: Found,
         triggers: Sequence[Found],
-        layers: Sequence[UnitLayer],
-        clean: CleanData,
         *,
         shift: bool,
-        generator: torch.Generator,
-        progress: Progress,
     ) -> None:
-        self._settings, self._found, self._layers = settings, found, layers
-        self._clean, self._generator, self._progress = clean, generator, progress
+        self._settings, self._case, self._found = settings, case, found
         self._others = _typical_labels(triggers, found, settings.compared)
         latent = isinstance(found, LatentTrigger)
-        both = found.label is not None and shift and any(layer.kind == "norm" for layer in layers)
+        normed = any(layer.kind == "norm" for layer in case.discovery.layers)
+        both = found.label is not None and shift and normed
         self._kinds = [latent, not latent] if both else [latent]
         self._typical: dict[bool, float] = {}
         self.seen: list[Found] = []
@@ -183,20 +172,21 @@ class Successors:
         """Invert a trigger for each of the labels, all at once."""
         settings = self._settings
         if latent and None not in labels:
-            return self._run(partial(settings.latent, network, self._layers), labels)
+            return self._run(partial(settings.latent, network, self._case.discovery.layers), labels)
         invert = settings.changing if None in labels else how or settings.inversion
         return self._run(partial(invert, network), labels)
 
     def _run(
         self, invert: Callable[..., tuple[Found, ...]], labels: Sequence[int | None]
     ) -> tuple[Found, ...]:
+        case = self._case
         return invert(
-            self._clean.learn,
-            self._clean.choose,
-            self._clean.convention,
+            case.clean.learn,
+            case.clean.choose,
+            case.clean.convention,
             labels=labels,
-            generator=self._generator,
-            progress=self._progress,
+            generator=case.generator,
+            progress=case.progress,
         )
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData
 from secateur.errors import MethodError
-from secateur.expose import Found, Succeeding, Successors
-from secateur.progress import Progress
+from secateur.expose import Case, Found, Succeeding, Successors
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.dominance import Dominance
 from secateur.repair.result import CurvePoint
@@ -149,16 +148,12 @@ class Erasing:
 
     def __call__(
         self,
-        network: nn.Module,
-        layers: Sequence[UnitLayer],
+        case: Case,
         found: Found,
-        clean: CleanData,
         *,
         triggers: Sequence[Found],
         budget: float,
         shift: bool,
-        generator: torch.Generator,
-        progress: Progress,
         pointed: Dominance | None = None,
         improve: Improving | None = None,
     ) -> Erased:
@@ -166,24 +161,17 @@ class Erasing:
 
         Parameters
         ----------
-        network
-            Answers with logits, in evaluation mode, without gradients in its parameters; not changed.
-        layers
-            Its layers with units.
+        case
+            The network, answering with logits, and its clean images: units are chosen on ``clean.learn``;
+            ``clean.choose`` decides when to stop.
         found
             The first trigger and the suspect label.
-        clean
-            Units are chosen on ``clean.learn``; ``clean.choose`` decides when to stop.
         triggers
             What `found` was compared with; among them must be one for another label.
         budget
             Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``, but for `overrun`.
         shift
             Whether a pruned norm loses its bias too.
-        generator
-            Decides how triggers are inverted again.
-        progress
-            Told about every step.
         pointed
             What unlearning points to, if that is the label of `found`.
         improve
@@ -191,28 +179,8 @@ class Erasing:
             it finds is taken if no trigger that is inverted without these units is cheap; if one is, it goes
             on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
         """
-        successors = Successors(
-            self.succeeding,
-            found,
-            triggers,
-            layers,
-            clean,
-            shift=shift,
-            generator=generator,
-            progress=progress,
-        )
-        run = _Run(
-            self,
-            network,
-            layers,
-            clean,
-            successors,
-            limit=self.overrun * budget,
-            shift=shift,
-            generator=generator,
-            progress=progress,
-            pointed=pointed,
-        )
+        successors = Successors(self.succeeding, case, found, triggers, shift=shift)
+        run = _Run(self, case, successors, limit=self.overrun * budget, shift=shift, pointed=pointed)
         run.erase()
         if improve:
             run.improve(improve)
@@ -261,23 +229,18 @@ class _Run:
     def __init__(
         self,
         settings: Erasing,
-        network: nn.Module,
-        layers: Sequence[UnitLayer],
-        clean: CleanData,
+        case: Case,
         successors: Successors,
         *,
         limit: float,
         shift: bool,
-        generator: torch.Generator,
-        progress: Progress,
         pointed: Dominance | None,
     ) -> None:
-        self._settings, self._network, self._layers, self._clean = settings, network, layers, clean
-        self._successors, self._shift, self._pointed = successors, shift, pointed
-        self._generator, self._progress = generator, progress
-        self._held = HeldOut(network, layers, clean, shift=shift)
+        self._settings, self._case, self._successors = settings, case, successors
+        self._layers, self._shift, self._pointed = case.discovery.layers, shift, pointed
+        self._held = HeldOut(case.network, self._layers, case.clean, shift=shift)
         self._most = math.floor(settings.share * self._held.total)
-        self._flat = torch.ones(self._held.total, device=next(network.parameters()).device)
+        self._flat = torch.ones(self._held.total, device=case.example.device)
         self.limit = limit
         self.carried = torch.zeros_like(self._flat)
         self.kept: list[int] = []
@@ -310,7 +273,7 @@ class _Run:
         """Look for a better choice that lets no trigger through."""
         for _ in range(IMPROVEMENTS):
             trials = self._trials(self.erased)
-            held = self._trials(self.erased, replace(self._clean, learn=self._clean.choose))
+            held = self._trials(self.erased, replace(self._case.clean, learn=self._case.clean.choose))
             better = improve(trials, held, self.kept, self.carried, most=self._most)
             if set(better) == set(self.kept):
                 break
@@ -324,12 +287,12 @@ class _Run:
 
     def _take_out(self, trials: Trials) -> None:
         """Take out units until the triggers fail, or none weakens them, or no more may be spent."""
-        settings, flat = self._settings, self._flat
+        settings, flat, progress = self._settings, self._flat, self._case.progress
         trials.settle(flat)
-        self._progress.start("erasing", math.ceil(self._most / _group(self._layers)))
+        progress.start("erasing", math.ceil(self._most / _group(self._layers)))
         while len(self.kept) < self._most:
             price = settings.price * (WORKING if trials.now.success > settings.success else 1)
-            expected = trials.expect(flat, self._generator)
+            expected = trials.expect(flat, self._case.generator)
             share = flat * expected.strength / max(trials.now.strength, FREE)
             self.carried = torch.maximum(self.carried, share)
             taken = trials.best(
@@ -342,9 +305,7 @@ class _Run:
             self.kept += taken
             trials.settle(flat)
             point = self._held.point(flat, len(self.kept))
-            self._progress.advance(
-                pruned=len(self.kept), accuracy=point.accuracy.value, trigger=trials.now.success
-            )
+            progress.advance(pruned=len(self.kept), accuracy=point.accuracy.value, trigger=trials.now.success)
             if point.loss.low > self.limit:
                 break
 
@@ -363,9 +324,9 @@ class _Run:
 
     def _trials(self, triggers: Sequence[Found], clean: CleanData | None = None) -> Trials:
         return self._settings.trials(
-            self._network,
+            self._case.network,
             self._layers,
-            clean or self._clean,
+            clean or self._case.clean,
             triggers,
             pointed=self._pointed,
             shift=self._shift,
@@ -373,7 +334,7 @@ class _Run:
 
     def _without(self, kept: Sequence[int]) -> nn.Module:
         units = list(all_units(self._layers))
-        return prune(self._network, self._layers, [units[unit] for unit in kept], shift=self._shift)
+        return prune(self._case.network, self._layers, [units[unit] for unit in kept], shift=self._shift)
 
 
 def _group(layers: Sequence[UnitLayer]) -> int:

@@ -217,15 +217,11 @@ class RNP:
         findings = exposed.findings
         with case.stage("erasing"), Dominance.of(exposed, case.example) as pointed:
             erased = self.erasing(
-                case.network,
-                case.discovery.layers,
+                case,
                 found,
-                case.clean,
                 triggers=findings.triggers,
                 budget=self._budget,
                 shift=self.shift,
-                generator=case.generator,
-                progress=case.progress,
                 pointed=pointed if pointed and pointed.label == found.label else None,
                 improve=improve,
             )
@@ -237,15 +233,7 @@ class RNP:
     def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
         """Choose the units that answer the trigger found, where no layer is a norm."""
         with case.stage("silencing"):
-            choice, scores = self.silencing(
-                case.network,
-                case.discovery.layers,
-                found,
-                case.clean,
-                budget=self._budget,
-                shift=self.shift,
-                progress=case.progress,
-            )
+            choice, scores = self.silencing(case, found, budget=self._budget, shift=self.shift)
         case.notes.append(found_note(exposed.findings.triggers, found, SOUGHT))
         return Chosen(choice, scores)
 
@@ -314,14 +302,7 @@ class RNP:
             successors=erased.successors
             if erased
             else Successors(
-                self.erasing.succeeding,
-                findings.found,
-                findings.triggers,
-                case.discovery.layers,
-                case.clean,
-                shift=self.shift,
-                generator=case.generator,
-                progress=case.progress,
+                self.erasing.succeeding, case, findings.found, findings.triggers, shift=self.shift
             ),
             settled=erased is not None and erased.settled,
             shift=self.shift,

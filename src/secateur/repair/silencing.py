@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.data import CleanData
 from secateur.errors import MethodError
-from secateur.expose import InvertedTrigger, images_of_others, of_others
-from secateur.progress import Progress
+from secateur.expose import Case, InvertedTrigger, images_of_others, of_others
 from secateur.repair.activity import activity
 from secateur.repair.choosing import MEMORY, Choice, HeldOut, network_inputs
 from secateur.units import Masks, Replay, UnitLayer, masked
@@ -65,33 +63,25 @@ class Silencing:
 
     def __call__(
         self,
-        network: nn.Module,
-        layers: Sequence[UnitLayer],
+        case: Case,
         found: InvertedTrigger,
-        clean: CleanData,
         *,
         budget: float,
         shift: bool,
-        progress: Progress,
     ) -> tuple[Choice, Tensor]:
         """Return what to prune, in order, and every unit's score.
 
         Parameters
         ----------
-        network
-            Answers with logits, in evaluation mode; not changed.
-        layers
-            Its layers with units.
+        case
+            The network, answering with logits, and its clean images: units are chosen on ``clean.learn``;
+            ``clean.choose`` decides when to stop.
         found
             The trigger and its label.
-        clean
-            Units are chosen on ``clean.learn``; ``clean.choose`` decides when to stop.
         budget
             Loss of held-out accuracy that must not be exceeded for sure, in ``[0, 1]``.
         shift
             Whether a pruned norm loses its bias too.
-        progress
-            Told about every step.
 
         Returns
         -------
@@ -99,7 +89,8 @@ class Silencing:
             The choice, and scores ``(total,)`` in ``[0, 1]``: 1 where the trigger changes
             nothing, towards 0 the larger the change.
         """
-        device = next(network.parameters()).device
+        network, layers, clean = case.network, case.discovery.layers, case.clean
+        device = case.example.device
 
         def batches(images: Tensor) -> list[Tensor]:
             return network_inputs(images, clean.convention, device)
@@ -125,7 +116,7 @@ class Silencing:
         current = self._loss(replay.outputs, targets, weights)
         kept: list[int] = []
         curve = [held.point(flat, 0)]
-        progress.start("silencing", math.ceil(most / group))
+        case.progress.start("silencing", math.ceil(most / group))
         while len(kept) < most:
             slopes = self._slopes(network, layers, flat, plain + stamped, targets, weights, shift)
             gains = torch.where(flat > 0, slopes * changes, -torch.inf)
@@ -148,7 +139,7 @@ class Silencing:
             hits = float((watch.attempt(flat).argmax(1) == label).double().mean())
             watch.accept()
             curve.append(held.point(flat, len(kept)))
-            progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value, trigger=hits)
+            case.progress.advance(pruned=len(kept), accuracy=curve[-1].accuracy.value, trigger=hits)
             if curve[-1].loss.low > budget or hits <= self.success:
                 break
         return Choice.within(budget, kept, curve), (1 / (1 + changes)).cpu()
