@@ -17,7 +17,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from secateur.expose import Case, Exposed, Found
+from secateur.expose import Case, Exposed, Found, InvertedTrigger
 from secateur.files import atomic_path, write_text
 from secateur.progress import Silent
 from secateur.repair import RNP
@@ -113,17 +114,23 @@ class Problem:
 
 
 class Remembering(RNP):
-    """RNP that keeps what it erased."""
+    """RNP that keeps what it erased or silenced."""
 
     def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
-        chosen = super()._erase(case, exposed, found, improve)
-        assert chosen.erased is not None
+        return self._remember(super()._erase(case, exposed, found, improve), exposed, found)
+
+    def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
+        return self._remember(super()._silence(case, exposed, found), exposed, found)
+
+    def _remember(self, chosen: Chosen, exposed: Exposed, found: Found) -> Chosen:
+        erased = chosen.erased
         REMEMBERED[:] = [
             {
                 "exposed": exposed,
                 "found": found,
-                "known": chosen.erased.defeated,
+                "known": erased.defeated if erased else [found],
                 "start": list(chosen.choice.pruned),
+                "share": self.erasing.share if erased else self.silencing.share,
             }
         ]
         return chosen
@@ -133,8 +140,12 @@ REMEMBERED: list[dict[str, Any]] = []
 METHOD = Remembering(polishing=None)
 
 
-def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | None:
-    """Expose and erase, unless that is in `work` already; return None where no trigger stands out."""
+@contextmanager
+def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Iterator[Problem | None]:
+    """Expose and erase, unless that is in `work` already; yield None where no trigger stands out.
+
+    Meanwhile the network answers with logits.
+    """
     path = work / f"{subject.name}-{seed}.pt"
     network, clean = subject.model.network, subject.clean(seed)
     if not path.exists():
@@ -145,12 +156,13 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
     # What this script wrote itself.
     known = torch.load(path, weights_only=False)
     if known is None:
-        return None
+        yield None
+        return
     case = Case.of(network, clean, torch.Generator().manual_seed(seed), Silent())
     case.network.requires_grad_(False)
     exposed, found = known["exposed"], known["found"]
     tried_on = partial(METHOD.erasing.trials, case.network, case.discovery.layers, shift=METHOD.shift)
-    with Dominance.of(exposed, case.example) as dominance:
+    with case.stage("searching"), Dominance.of(exposed, case.example) as dominance:
         if dominance and dominance.label != found.label:
             dominance = None
         trials, held = (
@@ -158,38 +170,39 @@ def problem(subject: Subject, seed: int, agent: Agent, work: Path) -> Problem | 
             for images in (case.clean, replace(case.clean, learn=case.clean.choose))
         )
         pointed = tried_on(case.clean, [dominance]) if dominance else None
-    return Problem(
-        subject,
-        case,
-        trials,
-        held,
-        pointed,
-        Searching(
+        yield Problem(
+            subject,
             case,
-            exposed,
-            found,
-            graphing=Graphing(),
-            agent=agent,
-            recovering=METHOD.recovering,
-            grouped=False,
-        ),
-        trials.slopes(torch.ones(case.discovery.total))[0].clamp(0, 1),
-        frozenset(known["start"]),
-        agent,
-        math.floor(METHOD.erasing.share * case.discovery.total),
-        load_file(work / TAUGHT) if (work / TAUGHT).is_file() else {},
-    )
+            trials,
+            held,
+            pointed,
+            Searching(
+                case,
+                exposed,
+                found,
+                graphing=Graphing(),
+                agent=agent,
+                recovering=METHOD.recovering,
+                grouped=False,
+            ),
+            trials.slopes(torch.ones(case.discovery.total))[0].clamp(0, 1),
+            frozenset(known["start"]),
+            agent,
+            math.floor(known["share"] * case.discovery.total),
+            load_file(work / TAUGHT) if (work / TAUGHT).is_file() else {},
+        )
 
 
 def teach(names: Sequence[str], options: argparse.Namespace) -> None:
     """Learn a policy on one network after the other, with the first seed, and keep it in the work folder."""
     policy: dict[str, Tensor] = {}
     for name in names:
-        given = problem(Subject(name, options), 0, Agent(evaluations=options.evaluations), options.work)
-        if given is None:
-            print(name, "no trigger stands out", flush=True)
-            continue
-        learned = searched(given, 0, policy=policy)
+        agent = Agent(evaluations=options.evaluations)
+        with problem(Subject(name, options), 0, agent, options.work) as given:
+            if given is None:
+                print(name, "no trigger stands out", flush=True)
+                continue
+            learned = searched(given, 0, policy=policy)
         policy = learned.policy
         (_, first), (_, last) = learned.curve[0], learned.curve[-1]
         print(name, learned.evaluations, round(first, 4), round(last, 4), flush=True)
@@ -282,7 +295,7 @@ def searched(
         given.searching.graph(given.carried),
         sorted(given.start) if started else (),
         groups=given.searching.groups,
-        suspicion=given.carried if trials is None else 1 - masks_of(given),
+        suspicion=given.carried if trials is None else 1 - given.searching.masks,
         most=given.most,
         policy=policy,
         generator=torch.Generator().manual_seed(seed),
@@ -290,39 +303,40 @@ def searched(
     )
 
 
-def agent(given: Problem, seed: int, **settings: Any) -> tuple[list[State], list[Any]]:
+def learning(given: Problem, seed: int, **settings: Any) -> tuple[list[State], list[Any]]:
     """Return states and curve of a search that learns."""
     learned = searched(given, seed, **settings)
     return list(learned.states), list(learned.curve)
 
 
-def masks_of(given: Problem) -> Tensor:
-    """Return RNP's masks; ones where nothing was unlearned."""
-    masks = given.searching.masks
-    return torch.ones(given.total) if masks is None else masks
-
-
 Search = Callable[[Problem, int], tuple[list[State], list[Any]]]
 SEARCHES: dict[str, tuple[str, Search]] = {
-    "onp": ("ONP", agent),
+    "onp": ("ONP", learning),
     "taught": (
         "ONP, taught on other networks",
-        lambda given, seed: agent(given, seed, policy=given.taught) if given.taught else ([], []),
+        lambda given, seed: learning(given, seed, policy=given.taught) if given.taught else ([], []),
     ),
-    "alone": ("ONP from nothing", partial(agent, started=False)),
-    "gcn": ("ONP, GCN", partial(agent, convolution="gcn")),
-    "gat": ("ONP, GAT", partial(agent, convolution="gat")),
-    "mlp": ("ONP without messages", partial(agent, convolution="none")),
-    "still": ("ONP that never learns", partial(agent, rate=NEVER)),
+    "alone": ("ONP from nothing", partial(learning, started=False)),
+    "gcn": ("ONP, GCN", partial(learning, convolution="gcn")),
+    "gat": ("ONP, GAT", partial(learning, convolution="gat")),
+    "mlp": ("ONP without messages", partial(learning, convolution="none")),
+    "still": ("ONP that never learns", partial(learning, rate=NEVER)),
     "pointed": (
         "ONP without triggers",
         lambda given, seed: (
-            agent(given, seed, trials=given.pointed, started=False) if given.pointed else ([], [])
+            learning(given, seed, trials=given.pointed, started=False) if given.pointed else ([], [])
         ),
     ),
     "rnp": ("RNP's choice", staying),
     "local": ("local search", local),
-    "mask": ("greedy by mask", lambda given, seed: along(given, masks_of(given).argsort(stable=True))),
+    "mask": (
+        "greedy by mask",
+        lambda given, seed: (
+            ([], [])
+            if given.searching.masks is None
+            else along(given, given.searching.masks.argsort(stable=True))
+        ),
+    ),
     "change": (
         "greedy by change",
         lambda given, seed: along(
@@ -381,23 +395,21 @@ def main() -> None:
             subject = Subject(name, options)
             for seed in options.seeds:
                 missing = [kind for kind in options.searches if f"{name}|{kind}|{seed}" not in cells]
-                given = (
-                    problem(subject, seed, Agent(evaluations=options.evaluations), options.work)
-                    if missing
-                    else None
-                )
-                for kind in missing if given else ():
-                    assert given is not None
-                    start = time.perf_counter()
-                    states, curve = SEARCHES[kind][1](given, seed)
-                    if not states:
-                        continue
-                    found = measured(given, states, curve, time.perf_counter() - start)
-                    cells[f"{name}|{kind}|{seed}"] = found
-                    write_text(options.out, json.dumps(stored, indent=1) + "\n")
-                    told = {key: found[key] for key in ("worth", "held", "pruned", "seconds")}
-                    rates = [round(100 * found[key]["value"], 1) for key in ("acc", "asr")]
-                    print(name, kind, seed, told, rates, flush=True)
+                if not missing:
+                    continue
+                agent = Agent(evaluations=options.evaluations)
+                with problem(subject, seed, agent, options.work) as given:
+                    for kind in missing if given else ():
+                        start = time.perf_counter()
+                        states, curve = SEARCHES[kind][1](given, seed)
+                        if not states:
+                            continue
+                        found = measured(given, states, curve, time.perf_counter() - start)
+                        cells[f"{name}|{kind}|{seed}"] = found
+                        write_text(options.out, json.dumps(stored, indent=1) + "\n")
+                        told = {key: found[key] for key in ("worth", "held", "pruned", "seconds")}
+                        rates = [round(100 * found[key]["value"], 1) for key in ("acc", "asr")]
+                        print(name, kind, seed, told, rates, flush=True)
     draw(cells, FIGURE)
     print(table(cells), transfer(cells), sep="\n\n")
 
