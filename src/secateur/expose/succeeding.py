@@ -46,7 +46,7 @@ class Succeeding:
 
     beside: Inversion = field(default_factory=lambda: Inversion(steps=200, form="compact"))
     inversion: Inversion = field(
-        default_factory=lambda: Inversion(steps=400, rate=0.2, batch_size=16, form="compact")
+        default_factory=lambda: Inversion(steps=240, rate=0.3, batch_size=16, form="compact")
     )
     changing: Inversion = field(default_factory=lambda: replace(CHANGING, steps=200, restarts=1))
     latent: LatentInversion = field(default_factory=LatentInversion)

@@ -62,14 +62,14 @@ class Polishing:
         Of forward passes.
     """
 
-    passes: int = 20
-    rate: float = 1e-4
+    passes: int = 40
+    rate: float = 2e-4
     batch_size: int = 64
     temperature: float = 2.0
     moved: float = 0.04
     mixed: float = 0.5
     stamped: float = 0.25
-    way: float = 0.6
+    way: float = 0.8
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
