@@ -296,8 +296,9 @@ def main() -> None:
                     scan, revealed = scanned(subject, seed)
                 if "scan" in missing:
                     keep({f"{name}|scan|{seed}": scan})
-                for kind in (kind for kind in methods if kind in missing):
-                    keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
+                for kind in methods:
+                    if kind in missing:
+                        keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
             recover = "recovery" in options.parts and subject.target is not None
             for seed in options.seeds if recover else ():
                 if f"{name}|recovery|{seed}" not in cells:

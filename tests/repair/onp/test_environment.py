@@ -245,7 +245,18 @@ def test_what_leaves_more_of_the_triggers_than_the_first_choice_is_never_kept() 
     assert [state.pruned for state in environment.path] == [{*BACKDOOR, TARGET}, BACKDOOR]
 
 
-def test_the_best_elsewhere_leaves_no_more_of_the_triggers() -> None:
+def test_what_costs_more_than_the_first_choice_is_never_kept() -> None:
+    environment = pruning(start=[FIRST], tolerated=9.0)
+    environment.reset(seed=0)
+    # Without the label's own unit less is left of the trigger, but its clean images go astray.
+    observation, reward, *_ = environment.step(np.int64(TARGET))
+    assert (reward, observation["pruned"][TARGET]) == (0, 0)
+    observation, reward, *_ = environment.step(np.int64(SECOND))
+    assert reward > 0
+    assert [state.pruned for state in environment.path] == [{FIRST}, BACKDOOR]
+
+
+def test_the_best_elsewhere_is_no_worse_in_triggers_or_cost() -> None:
     flat, tried = torch.ones(TOTAL), trials()
     first = BACKDOOR | {TARGET}
     assert best_elsewhere(tried, [first, BACKDOOR], flat, 2.0)[0] == BACKDOOR
@@ -253,6 +264,8 @@ def test_the_best_elsewhere_leaves_no_more_of_the_triggers() -> None:
     choice, value = best_elsewhere(tried, [first, frozenset()], flat, 9.0)
     assert choice == first
     assert value < 0
+    # It leaves less than one unit does, but for more than that costs.
+    assert best_elsewhere(tried, [{FIRST}, first], flat, 0.01)[0] == {FIRST}
     assert best_elsewhere(tried, [frozenset(), first], flat, 9.0) == (
         frozenset(),
         pytest.approx(0, abs=1e-6),

@@ -4,7 +4,6 @@ A proposal that makes the choice worse is taken back, so that the agent learns w
 find its way back; one that is hardly worse is kept for the episode: two changes may gain what neither does.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,8 @@ from secateur.repair.trials import Measured, Trials
 
 Observation = dict[str, NDArray[np.float32]]
 SLACK = 0.005
-"""Of the triggers, so much more may be left than by the first choice: less than one image that yields."""
+"""Of the triggers, so much more may be left than by the first choice, less than one image that yields; and so
+many nats more may be paid."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 EXPECTING = 8
@@ -52,13 +52,18 @@ def worth(measured: Measured, price: float, pruned: int, thrift: float) -> float
     return 1 - measured.left - price * measured.cost - thrift * pruned
 
 
+def no_worse(measured: Measured, first: Measured | None) -> bool:
+    """Say whether a choice is as good as the first one in both, triggers left and cost, but for `SLACK`."""
+    return first is None or (measured.left <= first.left + SLACK and measured.cost <= first.cost + SLACK)
+
+
 def best_elsewhere(
     trials: Trials, choices: Sequence[Collection[int]], flat: Tensor, price: float
 ) -> tuple[Collection[int], float]:
     """Return the choice that is worth most on images that it was not fitted to, and its worth there.
 
-    Units are free. Like a search, it takes no choice that leaves more of the triggers than the first by
-    `SLACK`, unless that prunes nothing.
+    Units are free. Like a search, it takes no choice that is worse than the first in one respect, unless that
+    prunes nothing.
 
     Parameters
     ----------
@@ -78,8 +83,8 @@ def best_elsewhere(
         trials.settle(masks)
         found.append(trials.now)
     worths = [worth(measured, price, 0, 0.0) for measured in found]
-    left = found[0].left + SLACK if choices[0] else math.inf
-    allowed = [place for place, measured in enumerate(found) if measured.left <= left]
+    first = found[0] if choices[0] else None
+    allowed = [place for place, measured in enumerate(found) if no_worse(measured, first)]
     best = max(allowed, key=lambda place: worths[place])
     return choices[best], worths[best]
 
@@ -92,8 +97,9 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     to fit the images that states are measured on. An episode begins at the best state found so far. What
     proposals lead to is measured, several at once as long as that gains: twice as many after each gain, half
     as many after each failure. It is kept unless it falls short of the best state by more than is
-    tolerated, or leaves more of the triggers than the first by `SLACK`: they are likenesses of the planted
-    one, which may be at work where they hardly are. The reward is what a step adds to the state's worth, so
+    tolerated, or is worse than the first in one respect (see `no_worse`): triggers are likenesses of the
+    planted one, which may be at work where they hardly are, and accuracy that is paid for what is left of a
+    likeness may be paid for nothing. The reward is what a step adds to the state's worth, so
     that an episode's rewards sum to what it has changed. All of it is seen by a defender.
 
     An observation holds, of every action, whether its units are pruned or proposed to be (``pruned``,
@@ -161,10 +167,10 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self.evaluations, self._step, self._reach = 0, 0, 1
         self._pending: frozenset[int] = frozenset()
         self.path: list[State] = []
-        self._left = math.inf
+        self._first: Measured | None = None
         self._now = self.visit(frozenset(start))
         if self._now.pruned:
-            self._left = self._now.measured.left + SLACK
+            self._first = self._now.measured
 
     def visit(self, pruned: frozenset[int]) -> State:
         """Measure a state, and remember it if it is the best so far and allowed."""
@@ -254,7 +260,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def _keeps(self, state: State) -> bool:
         return (
             state.worth >= self.best.worth - self._agent.tolerated
-            and state.measured.left <= self._left
+            and no_worse(state.measured, self._first)
             and self._count(state.pruned) <= self._most
         )
 
