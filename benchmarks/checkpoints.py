@@ -32,6 +32,8 @@ RESULTS = HERE / "results" / "checkpoints.json"
 SHARED = HERE.parents[1] / "shared"
 EXPOSURE = HERE / "results" / "exposure.json"
 PRESETS = ("paper",)
+DEFAULTS = {"repair": "default", "onp": "ONP"}
+"""Columns of what ``exposure.py`` measured."""
 
 
 def load(card: dict, shared: Path) -> LoadedModel:
@@ -108,20 +110,22 @@ def row(evaluation: Evaluation) -> dict:
 
 
 def with_default(cells: dict) -> dict:
-    """Return the cells and those of the default for the same networks, with what scans exposed."""
+    """Return the cells and those of both methods' defaults for the same networks, with what scans exposed."""
     exposed = json.loads(EXPOSURE.read_text())["cells"] if EXPOSURE.is_file() else {}
     names = {key.split("|")[0] for key in cells}
-    return cells | {
-        key.replace("|repair|", "|default|"): cell
-        for key, cell in exposed.items()
-        if "|repair|" in key and key.split("|")[0] in names
-    }
+    found = dict(cells)
+    for key, cell in exposed.items():
+        name, kind = key.split("|")[:2]
+        if kind in DEFAULTS and name in names:
+            found[key.replace(f"|{kind}|", f"|{DEFAULTS[kind]}|")] = cell
+    return found
 
 
 def table(cells: dict) -> str:
     """Render the median over seeds, with the range, as Markdown."""
     names = list(dict.fromkeys(key.split("|")[0] for key in cells))
-    columns = ("before", *PRESETS, "default")
+    kinds = {key.split("|")[1] for key in cells}
+    columns = [kind for kind in ("before", *PRESETS, *DEFAULTS.values()) if kind in kinds]
     lines = ["| checkpoint | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for name in names:
         shown = []
