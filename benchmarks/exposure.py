@@ -167,6 +167,11 @@ def repaired(subject: Subject, seed: int, revealed: Exposed, method: RNP) -> dic
         "notes": repair.notes,
         "seconds": seconds,
     }
+    if repair.learning:
+        result["searches"] = [
+            {"evaluations": one.evaluations, "worth": [one.curve[0][1], one.curve[-1][1]]}
+            for one in repair.learning
+        ]
     if repair.tuned is not None:
         result["unpolished"] = subject.measure(unpolished(repair, subject.model.network))
     return result
