@@ -313,7 +313,7 @@ def main() -> None:
             for seed, kind in product(options.seeds, wanted):
                 if f"{name}|{kind}|{seed}" not in cells:
                     keep({f"{name}|{kind}|{seed}": separated(subject, seed, kind)})
-    print(table(cells))
+    print(table(cells), pairs(cells), sep="\n\n")
 
 
 def names(options: argparse.Namespace) -> list[str]:
@@ -380,17 +380,40 @@ def table(cells: dict[str, Any]) -> str:
     kinds = sorted({key.split("|")[1] for key in cells} - {"scan", "before", "recovery", *METHODS})
     if kinds:
         lines += ["", "| network | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
-    rates = list[str]()
+    marked_rows = list[str]()
     for name in subjects:
         row = [middle([value["area"]["value"] for value in of(name, kind)]) for kind in kinds]
         if any(row):
             lines.append(f"| `{name}` | " + " | ".join(row) + " |")
             marked = [" / ".join(marks(of(name, kind))) for kind in kinds]
-            rates.append(f"| `{name}` | " + " | ".join(marked) + " |")
-    if rates:
+            marked_rows.append(f"| `{name}` | " + " | ".join(marked) + " |")
+    if marked_rows:
         lines += ["", "| network, at `--rate 1` | " + " | ".join(kinds) + " |"]
-        lines += ["| --- " * (len(kinds) + 1) + "|", *rates]
+        lines += ["| --- " * (len(kinds) + 1) + "|", *marked_rows]
     return "\n".join(lines)
+
+
+def pairs(cells: dict[str, Any]) -> str:
+    """Render RNP and ONP with the same seed side by side, as Markdown."""
+    lines = [
+        "| network, seed | RNP | ONP | RNP without polish | ONP without polish | units | s |",
+        "| --- " * 7 + "|",
+    ]
+    for key, improved in cells.items():
+        name, kind, *seed = key.split("|")
+        first = cells.get(f"{name}|repair|{seed[0]}") if kind == "onp" else None
+        if first is None:
+            continue
+        both = first, improved
+        shown = [*(acc_asr(one) for one in both), *(acc_asr(one.get("unpolished", one)) for one in both)]
+        units, seconds = (", ".join(f"{one[what]:.0f}" for one in both) for what in ("pruned", "seconds"))
+        lines.append(f"| `{name}`, {seed[0]} | {' | '.join(shown)} | {units} | {seconds} |")
+    return "\n".join(lines)
+
+
+def acc_asr(found: dict[str, Any]) -> str:
+    """Return ACC, and ASR if there is a trigger, in percent."""
+    return " / ".join(f"{100 * found[what]['value']:.1f}" for what in ("acc", "asr") if found[what])
 
 
 def marks(values: list[dict[str, Any]]) -> list[str]:

@@ -51,10 +51,11 @@ def test_the_table_is_what_the_script_measured(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_tables_of_what_networks_reveal_are_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from exposure import RESULTS, table
+    from exposure import RESULTS, pairs, table
 
     cells = json.loads(RESULTS.read_text())["cells"]
     assert table(cells) in (ROOT / "docs" / "scan.md").read_text(encoding="utf-8")
+    assert pairs(cells) in (ROOT / "docs" / "onp.md").read_text(encoding="utf-8")
 
 
 def test_the_python_example_names_public_things() -> None:
