@@ -4,6 +4,7 @@ import inspect
 import json
 from pathlib import Path
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -180,6 +181,26 @@ def test_units_lists_layers_and_why_others_are_not_prunable(specimen, run):
     assert "28 units in 2 layers" in out
     for reason in listed["refused"].values():
         assert reason in out
+
+
+def test_units_writes_their_graph(specimen, run, tmp_path):
+    path = tmp_path / "graph.graphml"
+    arguments = ("units", str(specimen.model), "--arch", specimen.architecture, "--graph", str(path))
+    assert run(*arguments)[0] == 0
+    told = networkx.read_graphml(path)
+    assert [told.nodes[node]["layer"] for node in told] == [0] * 12 + [1] * 16
+    between = [pair for *pair, kind in told.edges(data="kind") if kind == "between"]
+    assert between
+    assert all(told.nodes[one]["layer"] != told.nodes[other]["layer"] for one, other in between)
+    written = path.read_bytes()
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "give another --graph, or --force" in " ".join(err.split())
+    assert run(*arguments, "--force")[0] == 0
+    assert path.read_bytes() == written
+    code, _, err = run(*arguments[:-1], str(tmp_path / "graph.txt"))
+    assert code == 2
+    assert "ends in .graphml" in " ".join(err.split())
 
 
 def test_methods_lists_presets_and_papers(run):

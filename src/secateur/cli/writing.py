@@ -35,8 +35,8 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
     _try_out(folder)
 
 
-def check_file(path: Path, *, force: bool) -> None:
-    """Find out before the work whether `path` can be written.
+def check_file(path: Path, *, force: bool, option: str = "--out") -> None:
+    """Find out before the work whether `path`, the value of an option, can be written.
 
     Raises
     ------
@@ -46,16 +46,16 @@ def check_file(path: Path, *, force: bool) -> None:
         Nothing can be written there.
     """
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give --out the name of a file")
+        raise InputError(f"{path}: is a folder; give {option} the name of a file")
     if path.exists() and not force:
-        raise InputError(f"{path}: exists; give another --out, or --force to replace it")
-    _try_out(path.parent)
+        raise InputError(f"{path}: exists; give another {option}, or --force to replace it")
+    _try_out(path.parent, option)
 
 
-def _try_out(folder: Path) -> None:
+def _try_out(folder: Path, option: str = "--out") -> None:
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir():
-        raise InputError(f"{nearest}: is a file, so nothing can be written below it; give another --out")
+        raise InputError(f"{nearest}: is a file, so nothing can be written below it; give another {option}")
     _make_staging(nearest).rmdir()
 
 

@@ -1,5 +1,8 @@
 """What ONP needs beyond the other methods."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from secateur.errors import MissingExtraError
@@ -19,3 +22,13 @@ def check_extra() -> None:
         raise MissingExtraError(
             f"ONP needs {', '.join(missing)}: install them with `pip install 'secateur[onp]'`"
         )
+
+
+@contextmanager
+def importing_extra() -> Iterator[None]:
+    """Let the block import those libraries; raises as `check_extra` does."""
+    check_extra()
+    with warnings.catch_warnings():
+        # PyTorch Geometric still compiles with what PyTorch has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

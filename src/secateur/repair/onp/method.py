@@ -1,7 +1,6 @@
 """Optimized Neuron Pruning (Li et al., 2024, arXiv 2405.17746)."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +15,7 @@ from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.notes import nothing_small
-from secateur.repair.onp.extra import check_extra
+from secateur.repair.onp.extra import importing_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
 from secateur.repair.rnp import RNP
@@ -102,10 +101,7 @@ class ONP(RNP):
         return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
 
     def _searching(self, case: Case, exposed: Exposed, found: Shown) -> "Searching":
-        check_extra()
-        with warnings.catch_warnings():
-            # PyTorch Geometric still compiles with what PyTorch has deprecated.
-            warnings.simplefilter("ignore", FutureWarning)
+        with importing_extra():
             from secateur.repair.onp.search import Searching
 
         with case.stage("building the graph"):
