@@ -80,6 +80,16 @@ def test_each_unit_has_few_neighbours() -> None:
     assert torch.bincount(pairs[0]).max() <= 3
 
 
+def test_a_network_without_units_has_an_empty_graph(tmp_path: Path) -> None:
+    network, example = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(1, 1, 2, 2)
+    discovery = discover(network.eval(), example)
+    connections = connect(network, discovery, example)
+    graph = build_graph(Graphing(), discovery.layers, connections, torch.zeros(0, 1))
+    assert (graph.num_nodes, graph.num_edges) == (0, 0)
+    write_graph(graph, ["number"], discovery.layers, tmp_path / "graph.graphml")
+    assert not networkx.read_graphml(tmp_path / "graph.graphml")
+
+
 def test_it_is_written_for_other_tools(tmp_path: Path) -> None:
     discovery, connections = chain()
     graph = build_graph(Graphing(similar=0.5), discovery.layers, connections, torch.arange(5.0)[:, None])

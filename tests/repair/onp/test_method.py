@@ -73,8 +73,7 @@ def test_without_the_extra_an_error_says_what_to_install() -> None:
         "from secateur.repair import create, methods\n"
         "assert 'onp' in methods()\n"
         "from secateur.errors import MissingExtraError\n"
-        "from secateur.repair.onp.extra import check_extra\n"
-        "try: check_extra()\n"
+        "try: create('onp', 'default')\n"
         "except MissingExtraError as error: print(error)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

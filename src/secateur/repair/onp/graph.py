@@ -43,7 +43,9 @@ def build_graph(
         edge_index=torch.cat(edges, 1),
         edge_attr=torch.cat(attributes),
         edge_type=torch.cat(kinds),
-        layer=torch.cat([torch.full((layer.count,), k) for k, layer in enumerate(layers)]),
+        layer=torch.tensor(
+            [k for k, layer in enumerate(layers) for _ in range(layer.count)], dtype=torch.long
+        ),
         group=connections.groups,
     )
 
@@ -56,6 +58,8 @@ def similar(
     For each unit those of its layer with the largest cosines, at most `most` and above `least`. While they
     are computed, a layer needs memory for each pair of its units.
     """
+    if not layers:
+        return torch.zeros(2, 0, dtype=torch.long), torch.zeros(0)
     counts = [layer.count for layer in layers]
     starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
     owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))

@@ -15,7 +15,7 @@ from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.notes import nothing_small
-from secateur.repair.onp.extra import importing_extra
+from secateur.repair.onp.extra import check_extra, importing_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
 from secateur.repair.rnp import RNP
@@ -50,6 +50,11 @@ class ONP(RNP):
         How the agent learns.
     grouped
         Whether units that meet at an addition are pruned together.
+
+    Raises
+    ------
+    MissingExtraError
+        The libraries of the extra ``onp`` are not installed.
     """
 
     name: ClassVar[str] = "onp"
@@ -57,6 +62,11 @@ class ONP(RNP):
     graphing: Graphing = field(default_factory=Graphing)
     agent: Agent = field(default_factory=Agent)
     grouped: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Not after minutes of exposing.
+        check_extra()
 
     def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
         searching = self._searching(case, exposed, found)
