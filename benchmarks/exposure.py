@@ -430,8 +430,11 @@ def middle(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    text = f"{statistics.median(known):.3g}"
-    return text if len(known) == 1 else f"{text} ({min(known):.3g} to {max(known):.3g})"
+    text, low, high = (
+        f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        for value in (statistics.median(known), min(known), max(known))
+    )
+    return text if len(known) == 1 else f"{text} ({low} to {high})"
 
 
 if __name__ == "__main__":
