@@ -39,7 +39,7 @@ from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
 from secateur.repair.onp import Agent, Graphing
-from secateur.repair.onp.environment import EXPECTING, Pruning, State, best_elsewhere, worth
+from secateur.repair.onp.environment import EXPECTING, Pruning, State, ranked_elsewhere, worth
 from secateur.repair.onp.learning import Learned, learn, spread
 from secateur.repair.onp.search import Searching
 from secateur.repair.trials import Trials
@@ -351,7 +351,7 @@ def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seco
     """Take the best state by held-out images, as ONP does, and measure it on test images."""
     ones, price = torch.ones(given.total), given.agent.price
     choices = [state.pruned for state in states]
-    best, held = best_elsewhere(given.held, choices, ones, price)
+    best, held = ranked_elsewhere(given.held, choices, ones, price)[0]
     units = list(all_units(given.case.discovery.layers))
     network = prune(
         given.subject.model.network,

@@ -60,14 +60,14 @@ def successors(
 
 def test_a_backdoor_that_is_still_there_is_cheap() -> None:
     found = successors(Planted())
-    assert {trigger.label for trigger in found.cheap(Planted().requires_grad_(False))} == {TARGET}
-    assert found.seen[0].norm < 2
+    assert {trigger.label for trigger in found.cheap(Planted().requires_grad_(False), pruned=0)} == {TARGET}
+    assert found.looks[0].smallest.norm < 2
 
 
 def test_what_is_no_evidence_may_be_doubtful() -> None:
     network = Planted()
     look = successors(network, cheap=1e-6, doubtful=1.0)
-    assert look.cheap(network) == []
+    assert look.cheap(network, pruned=0) == []
     assert {trigger.label for trigger in look.doubtful} == {TARGET}
 
 
@@ -75,9 +75,12 @@ def test_once_it_is_pruned_nothing_is_cheap() -> None:
     network = Planted().requires_grad_(False)
     discovery, units = found_units(network)
     look = successors(network)
-    assert look.cheap(prune(network, discovery.layers, [units[k] for k in BACKDOOR])) == []
+    assert look.cheap(prune(network, discovery.layers, [units[k] for k in BACKDOOR]), pruned=2) == []
     # The label is now as hard to reach as it is without a backdoor.
-    assert look.seen[0].norm > 4
+    (seen,) = look.looks
+    assert seen.smallest.norm > 4
+    assert (seen.pruned, seen.polished, seen.cheap) == (2, False, False)
+    assert seen.smallest.norm > 0.75 * seen.typical
 
 
 def test_where_every_label_takes_less_none_is_cheap() -> None:
@@ -87,37 +90,40 @@ def test_where_every_label_takes_less_none_is_cheap() -> None:
         for label in range(CLASSES):
             rows[label, label + 1, :2] = 20.0
     network.eval().requires_grad_(False)
-    assert look.cheap(Planted(backdoor=False).requires_grad_(False)) == []
-    cheap = look.cheap(network)
+    assert look.cheap(Planted(backdoor=False).requires_grad_(False), pruned=0) == []
+    cheap = look.cheap(network, pruned=0)
     assert {trigger.label for trigger in cheap} == {TARGET}
     assert look.cheap_on(network, cheap) == []
     backdoored = Planted().requires_grad_(False)
-    assert look.cheap_on(backdoored, look.cheap(backdoored))
+    assert look.cheap_on(backdoored, look.cheap(backdoored, pruned=0))
 
 
 def test_what_patches_miss_is_looked_for_among_shifts() -> None:
     network = Normed()
     look = successors(network, inversion=Blind())
-    cheap = look.cheap(network)
+    cheap = look.cheap(network, pruned=0)
     assert cheap
     for trigger in cheap:
         assert isinstance(trigger, LatentTrigger)
         (shift,) = trigger.shifts.values()
         assert int(shift.abs().argmax()) == PLANTED
-    assert [isinstance(trigger, LatentTrigger) for trigger in look.seen] == [False, True]
-    assert successors(network, inversion=Blind(), shift=False).cheap(network) == []
+    assert [isinstance(trigger, LatentTrigger) for trigger in (one.smallest for one in look.looks)] == [
+        False,
+        True,
+    ]
+    assert successors(network, inversion=Blind(), shift=False).cheap(network, pruned=0) == []
 
 
 def test_the_kind_of_the_trigger_found_comes_first() -> None:
     network = Normed()
     look = successors(network, LatentTrigger(TARGET, {}, 1.0, 1.0, True))
-    assert all(isinstance(trigger, LatentTrigger) for trigger in look.cheap(network))
-    assert len(look.seen) == 1
+    assert all(isinstance(trigger, LatentTrigger) for trigger in look.cheap(network, pruned=0))
+    assert len(look.looks) == 1
 
 
 def test_without_the_backdoor_no_kind_is_cheap() -> None:
     network = Normed(strength=0.0)
-    assert successors(network, latent=LatentInversion(precision="float32")).cheap(network) == []
+    assert successors(network, latent=LatentInversion(precision="float32")).cheap(network, pruned=0) == []
 
 
 class Known(Inversion):
@@ -136,17 +142,17 @@ def test_what_changes_any_answer_is_compared_with_the_easiest_labels() -> None:
         look = successors(
             network, found, shift=False, inversion=Known(), changing=Known(), cheap=0.5, doubtful=doubtful
         )
-        assert look.cheap(network) == []
+        assert look.cheap(network, pruned=0) == []
         assert len(look.doubtful) == taken
 
 
 def test_other_labels_are_compared_with_once() -> None:
     network, progress = Planted(), Counting()
     look = successors(network, progress=progress)
-    look.cheap(network)
+    look.cheap(network, pruned=0)
     # The other labels all at once.
     assert progress.inversions == 2 + 1
-    look.cheap(network)
+    look.cheap(network, pruned=0)
     assert progress.inversions == 2 + 1 + 2
 
 
@@ -156,7 +162,7 @@ def test_the_trigger_found_comes_with_others_of_its_kind() -> None:
     found, other = look.beside(network)
     assert found.norm == 1
     assert other.label == TARGET
-    assert look.seen == []
+    assert look.looks == []
 
 
 @pytest.mark.parametrize("wrong", [{"starts": 0}, {"compared": 0}, {"cheap": 0.0}, {"doubtful": 1.1}])

@@ -329,11 +329,11 @@ def test_where_triggers_were_cheap_before_they_must_not_become_cheaper() -> None
 def test_a_network_that_was_looked_at_last_is_not_looked_at_again() -> None:
     network = without_backdoor(Planted()).eval().requires_grad_(False)
     successors = looks_for(network, compared=2)
-    assert not successors.cheap(network)
-    looks = len(successors.seen)
+    assert not successors.cheap(network, pruned=0)
+    looks = len(successors.looks)
     kept, facts = compared(network, network, successors=successors)
     assert kept
-    assert len(successors.seen) == 2 * looks
+    assert len(successors.looks) == 2 * looks
     assert "(cheap already)" not in facts[-1]
 
 

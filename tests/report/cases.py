@@ -1,6 +1,7 @@
 """Repairs put together by hand from a tiny network, so that every number in a report is known."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -18,6 +19,7 @@ from secateur.expose import (
     InvertedTrigger,
     LabelScores,
     LatentTrigger,
+    Look,
     judge,
 )
 from secateur.models import LoadedModel
@@ -210,7 +212,12 @@ def make_learned() -> dict[str, Any]:
     units = list(all_units(repair.discovery.layers))
     pruned = [scored.unit for scored in repair.recipe.units]
     joined = tuple((units[0], unit) if unit.layer != units[0].layer else (unit, units[-1]) for unit in pruned)
-    return make_evidence(dataclasses.replace(repair, learning=rounds, joined=joined))
+    looks = (
+        Look(6, False, patches(4.5)[0], 20.0, True),
+        Look(9, False, shifts(8.1)[0], 9.0, False),
+        Look(9, True, patches(21.0)[0], math.inf, False),
+    )
+    return make_evidence(dataclasses.replace(repair, looks=looks, learning=rounds, joined=joined))
 
 
 USUAL = (30.0, 31.0, 28.0, 29.0, 32.0, 33.0, 30.5, 29.5, 31.5, 30.2)

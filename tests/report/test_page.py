@@ -167,6 +167,17 @@ def test_the_page_says_what_happened(name: str, expected: list[str]) -> None:
     assert ("How far to prune" in shown) == (name not in SCANS)
 
 
+def test_looks_for_triggers_are_a_table() -> None:
+    shown = words(page_of("learned"))
+    for row in (
+        "6 units out 4.5 pixels 97 % 20.0 yes",
+        "9 units out 8.1 standard deviations of early channels 97 % 9.0 no",
+        "9 units out, polished 21.0 pixels 97 % none reached no",
+    ):
+        assert row in shown
+    assert "Triggers looked for again" not in words(page_of("repaired"))
+
+
 def test_both_files_are_written_and_agree(tmp_path: Path) -> None:
     evidence = situation("repaired")
     paths = write_report(tmp_path / "new", evidence)

@@ -9,7 +9,7 @@ from secateur.expose.labels import DOMINANT, LabelScores, score_labels
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.scanning import OPERATING_POINT, Scan
 from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
-from secateur.expose.succeeding import Succeeding, Successors
+from secateur.expose.succeeding import Look, Succeeding, Successors
 from secateur.expose.triggers import (
     Found,
     FoundForm,
@@ -54,6 +54,7 @@ __all__ = [
     "LabelScores",
     "LatentInversion",
     "LatentTrigger",
+    "Look",
     "Outlasting",
     "Reason",
     "Scan",

@@ -63,6 +63,31 @@ class Succeeding:
             raise MethodError("what is cheap must be above 0, and doubtful as well, which is at most 1")
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a look for triggers of one kind came to.
+
+    Attributes
+    ----------
+    pruned
+        Units that the network was without.
+    polished
+        Whether its weights were fitted to clean answers since.
+    smallest
+        Of the triggers inverted, one that works if any does.
+    typical
+        Norm that triggers for other labels take; infinite if none is reached.
+    cheap
+        Whether any that works is cheap against that.
+    """
+
+    pruned: int
+    polished: bool
+    smallest: Found
+    typical: float
+    cheap: bool
+
+
 class Successors:
     """Looks for triggers for the same label on one pruned network after the other.
 
@@ -83,10 +108,10 @@ class Successors:
 
     Attributes
     ----------
-    seen
-        The smallest trigger of each look, cheap or not.
+    looks
+        What each look came to.
     last
-        Those of the last network: one of each kind that was looked for.
+        The smallest triggers of the last network: one of each kind that was looked for.
     doubtful
         All of the last network that are cheap or doubtful.
     """
@@ -107,7 +132,7 @@ class Successors:
         both = found.label is not None and shift and normed
         self._kinds = [latent, not latent] if both else [latent]
         self._typical: dict[bool, float] = {}
-        self.seen: list[Found] = []
+        self.looks: list[Look] = []
         self.last: list[Found] = []
         self.doubtful: list[Found] = []
 
@@ -116,12 +141,19 @@ class Successors:
         others = [self._beside(network) for _ in range(self._settings.starts - 1)]
         return [self._found, *filter(_works, others)]
 
-    def cheap(self, network: nn.Module) -> list[Found]:
+    def cheap(self, network: nn.Module, *, pruned: int, polished: bool = False) -> list[Found]:
         """Return the cheap triggers of the first kind that has any, that of the trigger found first.
 
         After one that outlasted forgetting, patches are looked for first, then shifts: comparing with other
         labels would take as many forgotten copies.
         What the labels to compare with take is measured once for each kind, on the first network.
+
+        Parameters
+        ----------
+        network
+            In evaluation mode, answering with logits.
+        pruned, polished
+            How many units it is without, and whether its weights were fitted since: see `Look`.
         """
         self.last, self.doubtful = [], []
         for latent in self._kinds:
@@ -131,25 +163,27 @@ class Successors:
                 )
             ]
             self.last.append(min(known, key=lambda trigger: (not _works(trigger), trigger.norm)))
-            self.seen.append(self.last[-1])
             if latent not in self._typical:
                 self._typical[latent] = self._typical_on(network, latent)
             works = list(filter(_works, known))
             limit = self._settings.doubtful * self._typical[latent]
             self.doubtful += [trigger for trigger in works if trigger.norm <= limit]
             limit = self._settings.cheap * self._typical[latent]
-            if cheap := [trigger for trigger in works if trigger.norm <= limit]:
+            cheap = [trigger for trigger in works if trigger.norm <= limit]
+            self.looks.append(Look(pruned, polished, self.last[-1], self._typical[latent], bool(cheap)))
+            if cheap:
                 return cheap
         return []
 
     def cheap_on(self, network: nn.Module, triggers: Sequence[Found]) -> list[Found]:
-        """Return those of some triggers of one kind that are cheap against other labels on this network.
+        """Return those of the triggers of the last look that are cheap against other labels on this network.
 
         Where a network was fitted to clean answers since the first one, every label may take less.
         """
-        latent = triggers[0].form == "shift"
-        limit = self._settings.cheap * self._typical_on(network, latent)
-        return [trigger for trigger in triggers if trigger.norm <= limit]
+        typical = self._typical_on(network, triggers[0].form == "shift")
+        cheap = [trigger for trigger in triggers if trigger.norm <= self._settings.cheap * typical]
+        self.looks[-1] = replace(self.looks[-1], typical=typical, cheap=bool(cheap))
+        return cheap
 
     def _typical_on(self, network: nn.Module, latent: bool) -> float:
         """Return the norm that other labels take on a network; infinite if none is reached.

@@ -17,7 +17,6 @@ from secateur.errors import MethodError
 from secateur.expose import Case, Found, Succeeding, Successors
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.dominance import Dominance
-from secateur.repair.result import CurvePoint
 from secateur.repair.trials import FREE, Shown, Trials
 from secateur.units import UnitLayer, all_units, prune
 
@@ -34,8 +33,8 @@ class Improving(Protocol):
 
     def __call__(
         self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
-    ) -> list[int]:
-        """Return the units to take out.
+    ) -> Sequence[Sequence[int]]:
+        """Return choices of units to take out, the best first.
 
         Parameters
         ----------
@@ -180,20 +179,37 @@ class Erasing:
             on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
         """
         successors = Successors(self.succeeding, case, found, triggers, shift=shift)
-        run = _Run(self, case, successors, limit=self.overrun * budget, shift=shift, pointed=pointed)
+        run = _Run(self, case, successors, budget=budget, shift=shift, pointed=pointed)
         run.erase()
         if improve:
             run.improve(improve)
-        choice = Choice.within(budget, run.kept, run.curve, whole=run.limit)
-        return Erased(
-            choice,
-            (1 - run.carried.clamp(0, 1)).cpu(),
-            (found, *successors.seen),
-            tuple(run.erased),
-            tuple(run.doubtful),
-            successors,
-            run.settled and choice.pruned == choice.kept,
-        )
+        return run.erased(found)
+
+    def improved(
+        self,
+        case: Case,
+        found: Found,
+        kept: Sequence[int],
+        improve: Improving,
+        *,
+        triggers: Sequence[Found],
+        budget: float,
+        shift: bool,
+    ) -> Erased:
+        """Go on from units that were taken out for a trigger in another way.
+
+        Parameters
+        ----------
+        kept
+            The units.
+        case, found, improve, triggers, budget, shift
+            As above.
+        """
+        successors = Successors(self.succeeding, case, found, triggers, shift=shift)
+        run = _Run(self, case, successors, budget=budget, shift=shift, pointed=None)
+        run.begin(kept, found)
+        run.improve(improve)
+        return run.erased(found)
 
     def trials(
         self,
@@ -221,9 +237,9 @@ class Erasing:
 class _Run:
     """Erasing on one network.
 
-    It keeps the units taken out so far (``kept``), the triggers they were taken out for (``erased``), whether
-    the last look for others was at the network without them and found none cheap (``settled``), and what was
-    doubtful where none was cheap (``doubtful``).
+    It keeps the units taken out so far (``kept``), the triggers they were taken out for (``defeated``),
+    whether the last look for others was at the network without them and found none cheap (``settled``), and
+    what was doubtful where none was cheap (``doubtful``).
     """
 
     def __init__(
@@ -232,7 +248,7 @@ class _Run:
         case: Case,
         successors: Successors,
         *,
-        limit: float,
+        budget: float,
         shift: bool,
         pointed: Dominance | None,
     ) -> None:
@@ -240,87 +256,106 @@ class _Run:
         self._layers, self._shift, self._pointed = case.discovery.layers, shift, pointed
         self._held = HeldOut(case.network, self._layers, case.clean, shift=shift)
         self._most = math.floor(settings.share * self._held.total)
+        self._budget, self._limit = budget, settings.overrun * budget
         self._flat = torch.ones(self._held.total, device=case.example.device)
-        self.limit = limit
-        self.carried = torch.zeros_like(self._flat)
-        self.kept: list[int] = []
-        self.erased: list[Found] = []
-        self.settled = False
-        self.doubtful: list[Found] = []
+        self._carried = torch.zeros_like(self._flat)
+        self._kept: list[int] = []
+        self._defeated: list[Found] = []
+        self._doubtful: list[Found] = []
+        self._settled = False
 
-    @property
-    def curve(self) -> list[CurvePoint]:
-        """Held-out accuracy along the units taken out."""
-        return self._held.curve(self.kept, self._settings.taken * _group(self._layers))
+    def begin(self, kept: Sequence[int], found: Found) -> None:
+        """Take over units that were taken out for a trigger, be they more than may be."""
+        self._carried = self._trials([found]).slopes(self._flat)[0]
+        self._kept, self._defeated = list(kept), [found]
+        self._most = max(self._most, len(self._kept))
 
     def erase(self) -> None:
         """Take out one trigger after the other while any is cheap."""
         for _ in range(self._settings.rounds):
-            without, look = self._without(self.kept), self._successors
-            known = look.cheap(without) if self.kept else look.beside(without)
+            known = self._look(self._kept) if self._kept else self._successors.beside(self._case.network)
             if not known:
-                self.settled, self.doubtful = True, look.doubtful
+                self._settled, self._doubtful = True, self._successors.doubtful
                 break
-            before = set(self.kept)
+            before = set(self._kept)
             trials = self._trials(known)
             self._take_out(trials)
-            self.erased += known
-            self._put_back(trials if len(self.erased) == len(known) else self._trials(self.erased))
-            if set(self.kept) == before or self._exceeded:
+            self._defeated += known
+            self._put_back(trials if len(self._defeated) == len(known) else self._trials(self._defeated))
+            if set(self._kept) == before or not self._affords(self._kept):
                 break
 
     def improve(self, improve: Improving) -> None:
-        """Look for a better choice that lets no trigger through."""
+        """Look for a better choice that can be paid and lets no trigger through."""
         for _ in range(IMPROVEMENTS):
-            trials = self._trials(self.erased)
-            held = self._trials(self.erased, replace(self._case.clean, learn=self._case.clean.choose))
-            better = improve(trials, held, self.kept, self.carried, most=self._most)
-            if set(better) == set(self.kept):
+            trials = self._trials(self._defeated)
+            held = self._trials(self._defeated, replace(self._case.clean, learn=self._case.clean.choose))
+            choices = improve(trials, held, self._kept, self._carried, most=self._most)
+            better = next(filter(self._affords, choices), self._kept)
+            if set(better) == set(self._kept):
                 break
-            known = self._successors.cheap(self._without(better))
-            self.settled = not known
-            if self.settled:
-                self.kept = better
-                self.doubtful += self._successors.doubtful
+            known = self._look(better)
+            if not known:
+                self._kept, self._settled = list(better), True
+                self._doubtful += self._successors.doubtful
                 break
-            self.erased += known
+            self._settled = False
+            self._defeated += known
+
+    def erased(self, found: Found) -> Erased:
+        """Return what was done, from the first trigger on."""
+        curve = self._held.curve(self._kept, self._settings.taken * _group(self._layers))
+        choice = Choice.within(self._budget, self._kept, curve, whole=self._limit)
+        return Erased(
+            choice,
+            (1 - self._carried.clamp(0, 1)).cpu(),
+            (found, *(look.smallest for look in self._successors.looks)),
+            tuple(self._defeated),
+            tuple(self._doubtful),
+            self._successors,
+            self._settled and choice.pruned == choice.kept,
+        )
 
     def _take_out(self, trials: Trials) -> None:
         """Take out units until the triggers fail, or none weakens them, or no more may be spent."""
         settings, flat, progress = self._settings, self._flat, self._case.progress
         trials.settle(flat)
         progress.start("erasing", math.ceil(self._most / _group(self._layers)))
-        while len(self.kept) < self._most:
+        while len(self._kept) < self._most:
             price = settings.price * (WORKING if trials.now.success > settings.success else 1)
             expected = trials.expect(flat, self._case.generator)
             share = flat * expected.strength / max(trials.now.strength, FREE)
-            self.carried = torch.maximum(self.carried, share)
+            self._carried = torch.maximum(self._carried, share)
             taken = trials.best(
                 flat, expected, candidates=settings.candidates, taken=settings.taken, price=price
             )
-            taken = taken[: self._most - len(self.kept)]
+            taken = taken[: self._most - len(self._kept)]
             if not taken:
                 break
             flat[taken] = 0
-            self.kept += taken
+            self._kept += taken
             trials.settle(flat)
-            point = self._held.point(flat, len(self.kept))
-            progress.advance(pruned=len(self.kept), accuracy=point.accuracy.value, trigger=trials.now.success)
-            if point.loss.low > self.limit:
+            point = self._held.point(flat, len(self._kept))
+            progress.advance(
+                pruned=len(self._kept), accuracy=point.accuracy.value, trigger=trials.now.success
+            )
+            if point.loss.low > self._limit:
                 break
 
     def _put_back(self, trials: Trials) -> None:
         """Put back the units that are not worth what they cost."""
         trials.settle(self._flat)
         needless = trials.needless(
-            self._flat, self.kept, success=self._settings.success, price=self._settings.price
+            self._flat, self._kept, success=self._settings.success, price=self._settings.price
         )
         self._flat[needless] = 1
-        self.kept = [unit for unit in self.kept if unit not in needless]
+        self._kept = [unit for unit in self._kept if unit not in needless]
 
-    @property
-    def _exceeded(self) -> bool:
-        return self._held.point(self._flat, len(self.kept)).loss.low > self.limit
+    def _affords(self, kept: Sequence[int]) -> bool:
+        """Say whether the loss without these units is not shown to exceed the limit."""
+        flat = torch.ones_like(self._flat)
+        flat[list(kept)] = 0
+        return self._held.point(flat, len(kept)).loss.low <= self._limit
 
     def _trials(self, triggers: Sequence[Found], clean: CleanData | None = None) -> Trials:
         return self._settings.trials(
@@ -332,9 +367,11 @@ class _Run:
             shift=self._shift,
         )
 
-    def _without(self, kept: Sequence[int]) -> nn.Module:
+    def _look(self, kept: Sequence[int]) -> list[Found]:
+        """Return triggers that are cheap without some units."""
         units = list(all_units(self._layers))
-        return prune(self._case.network, self._layers, [units[unit] for unit in kept], shift=self._shift)
+        without = prune(self._case.network, self._layers, [units[unit] for unit in kept], shift=self._shift)
+        return self._successors.cheap(without, pruned=len(kept))
 
 
 def _group(layers: Sequence[UnitLayer]) -> int:

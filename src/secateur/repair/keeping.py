@@ -182,7 +182,7 @@ def polish(
             done = attempt(polishing, known)
             how += ", and once more without the doubtful triggers"
     with case.stage("checking the polish"):
-        kept, facts = compare(pruned, done, successors=successors, settled=settled)
+        kept, facts = compare(pruned, done, len(units), successors=successors, settled=settled)
     outcome = "" if kept else ", and the polish was discarded"
     case.notes.append(f"The pruned network was {how}{outcome}. {' '.join(facts)}")
     if not kept:
@@ -193,7 +193,7 @@ def polish(
 
 
 def compare(
-    pruned: nn.Module, polished: Attempt, *, successors: Successors, settled: bool
+    pruned: nn.Module, polished: Attempt, units: int, *, successors: Successors, settled: bool
 ) -> tuple[bool, list[str]]:
     """Return whether a polished network is kept, and what was measured, as sentences.
 
@@ -205,6 +205,8 @@ def compare(
     ----------
     pruned, polished
         The network before polishing, in evaluation mode, answering with logits, and after; not changed.
+    units
+        How many were pruned.
     successors
         Looks for triggers on the polished network.
     settled
@@ -219,9 +221,9 @@ def compare(
     facts.append(f"Of known triggers ({len(known)}), success of the one that gained most went {worst}.")
     if polished.back:
         return False, facts
-    cheap_before = [] if settled else successors.cheap(pruned)
+    cheap_before = [] if settled else successors.cheap(pruned, pruned=units)
     sizes = sizes_of(successors.last)
-    cheap = successors.cheap(polished.network)
+    cheap = successors.cheap(polished.network, pruned=units, polished=True)
     if cheap:
         cheap = successors.cheap_on(polished.network, cheap)
     kept = not cheap or _no_cheaper(cheap, cheap_before)

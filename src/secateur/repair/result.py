@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposed, Exposure, Findings, Found, LabelScores, judge
+from secateur.expose import Exposed, Exposure, Findings, Found, LabelScores, Look, judge
 from secateur.statistics import PairedLoss, Proportion
 from secateur.units import Discovery, Recipe, Unit
 
@@ -108,6 +108,8 @@ class Repair:
         trigger, polishing): then pruning the units of `recipe` alone does not give `network`.
     labels
         What unlearning says of each class; None where there is no exposure, or it says nothing.
+    looks
+        How triggers were looked for again on the pruned network, in order, where units were erased.
     learning
         How an agent searched, round after round, where one did.
     joined
@@ -130,6 +132,7 @@ class Repair:
     findings: Findings | None = None
     tuned: CurvePoint | None = None
     labels: LabelScores | None = None
+    looks: tuple[Look, ...] = ()
     learning: tuple[Learning, ...] = ()
     joined: tuple[tuple[Unit, Unit], ...] = ()
 

@@ -357,6 +357,7 @@ class RNP:
             findings=findings,
             tuned=polished.point if polished else None,
             labels=exposed.labels,
+            looks=tuple(chosen.erased.successors.looks) if chosen.erased else (),
             learning=chosen.learning,
             joined=chosen.joined,
         )

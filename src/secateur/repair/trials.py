@@ -34,6 +34,9 @@ class Measured:
     ----------
     cost
         Divergence of clean answers from those of the network as it came, in nats.
+    accuracy
+        Share of clean images that are answered rightly: of images that the network was trained on, so that it
+        looks better than it is, and nothing is decided by it.
     strength
         What is left of the margins: 1 with all units, 0 with every image safe. An image is safe at the margin
         that clean ones have on average, with all units: a planted trigger can be stronger than those inverted
@@ -48,6 +51,7 @@ class Measured:
     """
 
     cost: float
+    accuracy: float
     strength: float
     success: float
     risk: float
@@ -163,6 +167,7 @@ class Trials:
         plain = self._replay(network, images[::every], clean)
         self._count, classes = plain.outputs.shape
         self._targets = self._soft(plain.outputs)
+        self._labels = clean.learn.labels[::every].to(self._device)
         self._replays = [plain]
         self._shown: list[_Part] = []
         tried, wholes = [answers[::every]], list[Tensor]()
@@ -303,7 +308,8 @@ class Trials:
             # Of a trigger without a label, answers that change without it are no success.
             success = (success - hits[: self._count].mean()).clamp_min(0)
         risk = margins[: self._stamped].sigmoid().mean() / self._risk
-        return Measured(float(cost), float(left.mean()), float(success), float(risk))
+        right = (outputs[: self._count].argmax(1) == self._labels).double().mean()
+        return Measured(float(cost), float(right), float(left.mean()), float(success), float(risk))
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)

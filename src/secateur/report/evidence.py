@@ -1,12 +1,13 @@
 """What a report says of a repair, as plain values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import torch
 
 from secateur.data import CleanData
-from secateur.expose import judge
+from secateur.expose import Look, judge
 from secateur.models import LoadedModel
 from secateur.repair.result import CurvePoint, Repair
 from secateur.report import wording
@@ -120,6 +121,7 @@ def collect(
             ],
         },
         "units": _units(repair),
+        "looks": [_look(look) for look in repair.looks],
         "learning": _learning(repair),
         "trigger": trigger_section(repair.trigger, clean.class_names),
         "exposure": exposure_section(repair.exposure, repair.labels, repair.trigger, clean.class_names),
@@ -153,6 +155,19 @@ def _loss(end: CurvePoint | None, budget: float, *, changed: bool) -> Evidence |
         "upper_end_exceeds_budget": measured.high > budget,
     }
     return loss | {"statement": wording.loss_statement(loss) if changed else wording.UNCHANGED}
+
+
+def _look(look: Look) -> dict[str, object]:
+    """Return what a look for triggers on a pruned network came to."""
+    return {
+        "pruned": look.pruned,
+        "polished": look.polished,
+        "kind": look.smallest.form,
+        "norm": look.smallest.norm,
+        "success": look.smallest.success,
+        "typical": look.typical if math.isfinite(look.typical) else None,
+        "cheap": look.cheap,
+    }
 
 
 def _learning(repair: Repair) -> dict[str, object] | None:

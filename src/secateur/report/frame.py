@@ -97,6 +97,7 @@ def frame(
         "loss": None,
         "curve": None,
         "units": None,
+        "looks": [],
         "learning": None,
         "verdict": None,
         "trigger": None,

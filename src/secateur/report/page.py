@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from secateur.files import write_text
+from secateur.repair.notes import UNITS
 from secateur.report import plots, wording
 from secateur.report.frame import Evidence
 from secateur.report.svg import inline, printable
@@ -42,6 +43,7 @@ def render(evidence: Evidence) -> str:
         interval=wording.interval,
         span=wording.span,
         ranges=ranges,
+        size=size,
         duration=duration,
         picture=_picture,
         value=_value,
@@ -68,6 +70,12 @@ def write_report(directory: Path, evidence: Evidence) -> dict[str, Path]:
     for name, text in texts.items():
         write_text(paths[name], text)
     return paths
+
+
+def size(look: Mapping[str, Any]) -> str:
+    """Return the size of the smallest trigger of a look, with its unit."""
+    digits = 2 if look["kind"] == "outlasting" else 1
+    return f"{look['norm']:.{digits}f} {UNITS[look['kind']]}"
 
 
 def ranges(indices: Sequence[int], limit: int = MOST_INDICES) -> str:

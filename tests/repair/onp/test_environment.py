@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, TARGET, Planted, corner, found_units
 from secateur.repair.onp import Agent
-from secateur.repair.onp.environment import EXPECTING, SENSITIVE, Pruning, best_elsewhere, worth
+from secateur.repair.onp.environment import EXPECTING, SENSITIVE, Pruning, ranked_elsewhere, worth
 from secateur.repair.trials import Measured, Trials
 
 TOTAL = 9
@@ -47,11 +47,11 @@ def pruning(
 
 
 def test_worth_is_what_is_gone_less_what_it_costs() -> None:
-    whole = Measured(cost=0.0, strength=1.0, success=1.0, risk=1.0)
+    whole = Measured(cost=0.0, accuracy=1.0, strength=1.0, success=1.0, risk=1.0)
     assert worth(whole, 2.0, 0, 0.01) == 0
     half = replace(whole, cost=0.1, strength=0.5, risk=0.9)
     assert worth(half, 2.0, 3, 0.01) == pytest.approx(1 - (0.5 + 0.9) / 2 - 0.2 - 0.03)
-    assert worth(Measured(0.0, 0.0, 0.0, 0.0), 2.0, 7, 0.0) == 1
+    assert worth(Measured(0.0, 1.0, 0.0, 0.0, 0.0), 2.0, 7, 0.0) == 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -256,17 +256,18 @@ def test_what_costs_more_than_the_first_choice_is_never_kept() -> None:
     assert [state.pruned for state in environment.path] == [{FIRST}, BACKDOOR]
 
 
-def test_the_best_elsewhere_is_no_worse_in_triggers_or_cost() -> None:
+def test_choices_elsewhere_are_ranked_and_none_is_worse_in_triggers_or_cost() -> None:
     flat, tried = torch.ones(TOTAL), trials()
     first = BACKDOOR | {TARGET}
-    assert best_elsewhere(tried, [first, BACKDOOR], flat, 2.0)[0] == BACKDOOR
+    ranked = ranked_elsewhere(tried, [first, BACKDOOR], flat, 2.0)
+    assert [choice for choice, _ in ranked] == [BACKDOOR, first]
     # Nothing pruned is worth more at this price, but leaves everything.
-    choice, value = best_elsewhere(tried, [first, frozenset()], flat, 9.0)
+    ((choice, value),) = ranked_elsewhere(tried, [first, frozenset()], flat, 9.0)
     assert choice == first
     assert value < 0
     # It leaves less than one unit does, but for more than that costs.
-    assert best_elsewhere(tried, [{FIRST}, first], flat, 0.01)[0] == {FIRST}
-    assert best_elsewhere(tried, [frozenset(), first], flat, 9.0) == (
+    assert [choice for choice, _ in ranked_elsewhere(tried, [{FIRST}, first], flat, 0.01)] == [{FIRST}]
+    assert ranked_elsewhere(tried, [frozenset(), first], flat, 9.0)[0] == (
         frozenset(),
         pytest.approx(0, abs=1e-6),
     )

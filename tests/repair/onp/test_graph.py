@@ -14,14 +14,14 @@ from secateur.units import Connections, Discovery, connect, discover
 
 
 class Chain(nn.Module):
-    """Three hidden units, two more, and two classes; the third hidden unit is dormant."""
+    """Four hidden units, two more, and two classes; the last of the four is dormant."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
         self.last = nn.Linear(2, 2)
         with torch.no_grad():
-            self.second.weight.copy_(torch.tensor([[3.0, -4.0, 0.0], [0.0, 1.0, 0.0]]))
+            self.second.weight.copy_(torch.tensor([[3.0, -5.0, 1.0, 0.0], [0.0, 1.0, -5.0, 0.0]]))
             self.last.weight.copy_(torch.eye(2))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -36,36 +36,53 @@ def chain() -> tuple[Discovery, Connections]:
 
 def test_units_are_joined_by_strength_and_likeness() -> None:
     discovery, connections = chain()
-    names = torch.arange(5.0)[:, None]
-    graph = build_graph(Graphing(similar=0.5), discovery.layers, connections, names)
+    names = torch.arange(6.0)[:, None]
+    graph = build_graph(Graphing(similar=0.4), discovery.layers, connections, names)
     edges = {
         (int(a), int(b)): (round(float(value), 3), int(kind))
         for (a, b), value, kind in zip(
             graph.edge_index.T, graph.edge_attr[:, 0], graph.edge_type, strict=True
         )
     }
-    # Strengths 3, 4 and 1, relative to the largest. Towards the next layer the first two hidden units have
-    # (3, 0) and (4, 1), the two after them (3, 4, 0) and (0, 1, 0): cosines 4 / sqrt(17) and 4 / 5.
+    # Strengths 3, 5 and 1, relative to the largest. Towards the next layer those that are not dormant have
+    # (3, 0), (5, 1) and (1, 5), their mean is (3, 2): (0, -2), (2, -1) and (-2, 3) are left. Of the first two
+    # the cosine is 1 / sqrt(5); the third points the other way, as one of two does always.
     expected = {
-        (0, 3): (0.75, 0),
-        (1, 3): (1.0, 0),
-        (1, 4): (0.25, 0),
-        (0, 1): (round(4 / 17**0.5, 3), 1),
-        (3, 4): (0.8, 1),
+        (0, 4): (0.6, 0),
+        (1, 4): (1.0, 0),
+        (1, 5): (0.2, 0),
+        (2, 4): (0.2, 0),
+        (2, 5): (1.0, 0),
+        (0, 1): (round(1 / 5**0.5, 3), 1),
     }
     assert edges == expected | {(b, a): value for (a, b), value in expected.items()}
-    assert graph.layer.tolist() == [0, 0, 0, 1, 1]
-    assert graph.group.tolist() == [0, 1, 2, 3, 4]
+    assert graph.layer.tolist() == [0, 0, 0, 0, 1, 1]
+    assert graph.group.tolist() == [0, 1, 2, 3, 4, 5]
     assert torch.equal(graph.x, names)
 
 
 def test_the_threshold_is_on_the_cosine_and_the_dormant_stay_alone() -> None:
     discovery, connections = chain()
-    pairs, cosines = similar(discovery.layers, connections, 0.9, 4)
+    pairs, cosines = similar(discovery.layers, connections, 0.4, 4)
     assert pairs.T.tolist() == [[0, 1], [1, 0]]
-    assert cosines.tolist() == pytest.approx([4 / 17**0.5] * 2)
-    pairs, _ = similar(discovery.layers, connections, -1.0, 4)
-    assert 2 not in pairs.flatten().tolist()
+    assert cosines.tolist() == pytest.approx([1 / 5**0.5] * 2)
+    assert not similar(discovery.layers, connections, 0.5, 4)[0].numel()
+    pairs, _ = similar(discovery.layers, connections, -1.1, 4)
+    assert set(pairs.flatten().tolist()) == {0, 1, 2, 4, 5}
+
+
+def test_pairs_are_each_among_those_that_the_other_is_most_like() -> None:
+    discovery, connections = chain()
+    # The third is most like the first (-6 / sqrt(52) against -7 / sqrt(65)), which is most like the second.
+    assert similar(discovery.layers, connections, -1.1, 1)[0].T.tolist() == [[0, 1], [1, 0], [4, 5], [5, 4]]
+
+
+def test_units_with_the_same_strengths_are_like_no_other() -> None:
+    network = Chain()
+    torch.nn.init.ones_(network.second.weight)
+    discovery = discover(network.eval(), torch.rand(1, 1, 2, 2))
+    pairs, _ = similar(discovery.layers, connect(network, discovery, torch.rand(1, 1, 2, 2)), 0.0, 4)
+    assert not pairs.numel()
 
 
 def test_each_unit_has_few_neighbours() -> None:
@@ -76,8 +93,15 @@ def test_each_unit_has_few_neighbours() -> None:
         torch.rand(1, 1, 2, 2),
     )
     discovery = discover(network.eval(), example)
-    pairs, _ = similar(discovery.layers, connect(network, discovery, example), -1.0, 3)
-    assert torch.bincount(pairs[0]).max() <= 3
+    graph = build_graph(
+        Graphing(similar=0.0, neighbours=3),
+        discovery.layers,
+        connect(network, discovery, example),
+        torch.zeros(49, 1),
+    )
+    within = graph.edge_index[:, graph.edge_type == 1]
+    assert 0 < torch.bincount(within[0]).max() <= 3
+    assert torch.equal(torch.bincount(within[0]), torch.bincount(within[1]))
 
 
 def test_a_network_without_units_has_an_empty_graph(tmp_path: Path) -> None:
@@ -92,22 +116,23 @@ def test_a_network_without_units_has_an_empty_graph(tmp_path: Path) -> None:
 
 def test_it_is_written_for_other_tools(tmp_path: Path) -> None:
     discovery, connections = chain()
-    graph = build_graph(Graphing(similar=0.5), discovery.layers, connections, torch.arange(5.0)[:, None])
+    graph = build_graph(Graphing(similar=0.4), discovery.layers, connections, torch.arange(6.0)[:, None])
     write_graph(graph, ["number"], discovery.layers, tmp_path / "graph.graphml")
     told = networkx.read_graphml(tmp_path / "graph.graphml")
     assert [told.nodes[node]["unit"] for node in told] == [
         "first.0",
         "first.1",
         "first.2",
+        "first.3",
         "second.0",
         "second.1",
     ]
-    assert [told.nodes[node]["number"] for node in told] == [0, 1, 2, 3, 4]
-    assert told.edges["1", "3"] == {"weight": 1.0, "kind": "between"}
-    assert told.number_of_edges() == 5
+    assert [told.nodes[node]["number"] for node in told] == [0, 1, 2, 3, 4, 5]
+    assert told.edges["1", "4"] == {"weight": 1.0, "kind": "between"}
+    assert told.number_of_edges() == 6
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"strongest": 0}, {"neighbours": 0}, {"similar": 1.5}):
+    for wrong in ({"strongest": 0}, {"neighbours": 0}, {"similar": 1.5}, {"similar": -0.1}):
         with pytest.raises(MethodError, match="graph"):
             Graphing(**wrong)

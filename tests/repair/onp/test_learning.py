@@ -7,21 +7,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
+from torch import nn
 from torch_geometric.data import Data
 
-from planted import BACKDOOR, CLEAN, Planted, corner, found_units
+from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, Planted, corner, found_units
+from secateur.data import example_input
 from secateur.errors import MethodError
 from secateur.progress import Silent
-from secateur.repair.onp.environment import EXPECTING, Pruning
-from secateur.repair.onp.learning import Learned, learn
-from secateur.repair.onp.settings import Agent
+from secateur.repair.activity import activity
+from secateur.repair.onp.environment import EXPECTING, Observation, Pruning, worth
+from secateur.repair.onp.features import features
+from secateur.repair.onp.graph import build_graph
+from secateur.repair.onp.learning import Learned, learn, learner_of
+from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.trials import Trials
+from secateur.units import connect
 
 TOTAL = 9
+SINGLE = [[unit] for unit in range(TOTAL)]
 QUICK = Agent(hidden=8, evaluations=200, patience=120, rollout=32, batch_size=16, steps=6, candidates=TOTAL)
 
 
@@ -44,15 +54,19 @@ def trials() -> Trials:
 
 def learned(agent: Agent = QUICK, seed: int = 0, start: tuple[int, ...] = (), **options: Any) -> Learned:
     nodes = torch.arange(TOTAL)
-    graph = Data(x=torch.eye(TOTAL)[:, :4], edge_index=torch.stack([nodes, nodes.roll(1)]))
+    graph = Data(
+        x=torch.eye(TOTAL)[:, :4],
+        edge_index=torch.stack([nodes, nodes.roll(1)]),
+        edge_attr=torch.ones(TOTAL, 1),
+        edge_type=torch.zeros(TOTAL, dtype=torch.long),
+    )
     return learn(
         agent,
         trials(),
         graph,
         start,
-        groups=[[unit] for unit in range(TOTAL)],
         suspicion=torch.zeros(TOTAL),
-        **{"most": TOTAL, "progress": Silent(), **options},
+        **{"groups": SINGLE, "most": TOTAL, "progress": Silent(), **options},
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -66,6 +80,116 @@ def test_the_units_of_a_backdoor_are_found(convolution: Any) -> None:
     worths = [worth for _, worth in found.curve]
     assert worths == sorted(worths)
     assert worths[-1] == found.states[-1].worth == max(state.worth for state in found.states)
+
+
+def test_units_of_a_group_are_pruned_together() -> None:
+    groups = [[0, 8], sorted(BACKDOOR), *([unit] for unit in (1, 2, 3, 4, 7))]
+    found = learned(groups=groups)
+    assert found.states[-1].pruned == BACKDOOR
+    for state in found.states:
+        assert all(set(group) <= state.pruned or not set(group) & state.pruned for group in groups)
+    # One unit of a group that is pruned already brings the others with it.
+    assert learned(groups=groups, start=(min(BACKDOOR),)).states[0].pruned == BACKDOOR
+
+
+class OneBad(gymnasium.Env[Observation, np.int64]):
+    """Each episode is one proposal, from nothing pruned; nothing tells the actions apart but the graph."""
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = found_units(network)[0].layers
+        tried = Trials(network, layers, CLEAN, [corner()], group=1, shift=True, temperature=2.0)
+        total, self.worths = layers[0].count, list[float]()
+        for unit in range(total):
+            masks = torch.ones(total)
+            masks[unit] = 0
+            tried.settle(masks)
+            self.worths.append(worth(tried.now, 1.0, 1, 0.0005))
+        self.action_space = spaces.Discrete(total)
+        shapes = {"pruned": (total,), "seen": (total, 6), "progress": (4,)}
+        self.observation_space = spaces.Dict(
+            {name: spaces.Box(-1.0, 1.0, shape, np.float32) for name, shape in shapes.items()}
+        )
+        self.nothing = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.nothing, {}
+
+    def step(self, action: np.int64) -> Any:
+        return self.nothing, self.worths[int(action)], True, False, {}
+
+    def action_masks(self) -> Any:
+        return np.ones(len(self.worths), bool)
+
+
+def one_bad(bad: int) -> nn.Module:
+    """Return a network of which one unit, `bad`, carries the backdoor."""
+    network = Planted().eval().requires_grad_(False)
+    order = torch.arange(TOTAL)
+    (other,) = BACKDOOR - {CLASSES}
+    network.hidden.weight[other] = 0.0
+    order[[bad, CLASSES]] = order[[CLASSES, bad]]
+    network.hidden.weight.copy_(network.hidden.weight[order])
+    network.hidden.bias.copy_(network.hidden.bias[order])
+    network.answer.weight.copy_(network.answer.weight[:, order])
+    return network
+
+
+def graph_of(network: nn.Module) -> Data:
+    discovery, example = found_units(network)[0], example_input(CONVENTION)
+    connections = connect(network, discovery, example)
+    passed = activity(
+        network,
+        discovery.layers,
+        [CLEAN.learn.images],
+        [corner().trigger.stamp(CLEAN.learn.images)],
+    )
+    known = features(network, discovery.layers, example, connections, passed, unlearned=None, masks=None)
+    graph = build_graph(Graphing(), discovery.layers, connections, known)
+    graph.action = torch.arange(TOTAL)
+    return graph
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_bad_unit_is_learned_within_400_episodes_and_known_in_another_network(seed: int) -> None:
+    environment = OneBad(one_bad(CLASSES))
+    assert max(environment.worths) == environment.worths[CLASSES]
+    agent = Agent(hidden=16, rollout=40, batch_size=40, rate=0.01)
+
+    def surest(learner: MaskablePPO) -> tuple[int, float]:
+        known = {name: torch.from_numpy(value)[None] for name, value in environment.nothing.items()}
+        chances = learner.policy.get_distribution(known).distribution.probs[0]
+        return int(chances.argmax()), float(chances.detach().max())
+
+    learner = learner_of(agent, environment, graph_of(one_bad(CLASSES)), seed)
+    assert surest(learner)[1] == pytest.approx(1 / TOTAL)
+    learner.learn(400)
+    unit, chance = surest(learner)
+    assert unit == CLASSES
+    assert chance > 0.5
+    # It goes by what a unit does, not by its place.
+    other = learner_of(agent, OneBad(one_bad(2)), graph_of(one_bad(2)), seed)
+    other.policy.load_state_dict(learner.policy.state_dict())
+    assert surest(other)[0] == 2
+
+
+def test_the_learner_has_the_settings_of_the_agent() -> None:
+    agent = Agent(rollout=32, discount=0.7, smoothing=0.6, entropy=0.05, rate=0.02, epochs=3, batch_size=8)
+    network = one_bad(CLASSES)
+    learner = learner_of(agent, OneBad(network), graph_of(network), 0)
+    buffer = learner.rollout_buffer
+    assert isinstance(buffer, MaskableDictRolloutBuffer)
+    assert (buffer.gamma, buffer.gae_lambda, buffer.buffer_size) == (0.7, 0.6, 32)
+    assert (learner.ent_coef, learner.n_epochs, learner.batch_size) == (0.05, 3, 8)
+    assert learner.policy.optimizer.param_groups[0]["lr"] == 0.02
+
+
+def test_learning_moves_the_weights() -> None:
+    first = learned(replace(QUICK, evaluations=2)).policy
+    moved = learned(QUICK).policy
+    assert any(not torch.equal(value, first[name]) for name, value in moved.items())
+    still = learned(replace(QUICK, rate=1e-30)).policy
+    assert all(torch.allclose(value, first[name], atol=1e-20) for name, value in still.items())
 
 
 def test_the_same_seed_learns_the_same_and_no_global_generator_moves() -> None:

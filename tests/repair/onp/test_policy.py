@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch_geometric.data import Data
 
-from secateur.repair.onp.policy import SURE, Encoder, GraphPolicy, Heads
+from secateur.repair.onp.policy import SURE, Encoder, GraphPolicy, Heads, shares
 from secateur.repair.onp.settings import ConvolutionName
 
 NAMES: tuple[ConvolutionName, ...] = ("gcn", "sage", "gat", "none")
@@ -19,6 +19,8 @@ def graph(nodes: int = 6, actions: int = 4) -> Data:
     return Data(
         x=torch.randn(nodes, 5, generator=generator),
         edge_index=torch.cat([edges, edges.flip(0)], 1),
+        edge_attr=torch.cat([torch.ones(nodes, 1), torch.full((nodes, 1), 0.5)]),
+        edge_type=torch.zeros(2 * nodes, dtype=torch.long),
         action=action,
     )
 
@@ -85,8 +87,8 @@ def test_nodes_have_no_order(name: ConvolutionName) -> None:
     encoder, known = Encoder(5, 8, 2, name).eval(), graph()
     order = torch.randperm(6)
     place = order.argsort()
-    told = encoder(known.x, known.edge_index)
-    moved = encoder(known.x[order], place[known.edge_index])
+    told = encoder(known.x, known.edge_index, shares(known))
+    moved = encoder(known.x[order], place[known.edge_index], shares(known))
     assert torch.allclose(moved, told[order], atol=1e-5)
 
 
@@ -97,5 +99,39 @@ def test_messages_come_from_neighbours_alone() -> None:
     for name in NAMES:
         torch.manual_seed(0)
         encoder = Encoder(5, 8, 1, name).eval()
-        moved = (encoder(changed, known.edge_index) - encoder(known.x, known.edge_index)).abs().sum(1) > 1e-6
+        first, second = (encoder(x, known.edge_index, shares(known)) for x in (known.x, changed))
+        moved = (second - first).abs().sum(1) > 1e-6
         assert moved.tolist() == [node in ({3} if name == "none" else {2, 3, 4}) for node in range(6)]
+
+
+def test_an_edge_weighs_its_part_of_its_kind() -> None:
+    known = Data(
+        x=torch.zeros(4, 1),
+        # Two connections and a likeness to node 0, and a connection to node 1.
+        edge_index=torch.tensor([[1, 2, 3, 0], [0, 0, 0, 1]]),
+        edge_attr=torch.tensor([[0.1], [0.3], [0.8], [0.0]]),
+        edge_type=torch.tensor([0, 0, 1, 0]),
+    )
+    assert shares(known).tolist() == pytest.approx([0.25, 0.75, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gat"])
+def test_strong_connections_are_heard_more(name: ConvolutionName) -> None:
+    torch.manual_seed(0)
+    encoder, known = Encoder(5, 8, 1, name).eval(), graph()
+    weak = shares(known)
+    strong = torch.where(known.edge_index[0] == 3, 10 * weak, weak)
+    first, second = (encoder(known.x, known.edge_index, weights) for weights in (weak, strong))
+    assert ((second - first).abs().sum(1) > 1e-6)[[2, 4]].all()
+
+
+def test_sage_takes_weighted_means() -> None:
+    """A node hears the mean of its neighbours, by the strength of the connection, for each kind of edge."""
+    torch.manual_seed(0)
+    encoder, known = Encoder(5, 8, 1, "sage").eval(), graph()
+    layer, nodes = encoder.heard[0], torch.randn(6, 8)
+    # Node 1 is joined with node 2 by 1 and with node 0 by 0.5.
+    heard = layer(nodes, known.edge_index, shares(known))[1]
+    mean = (nodes[2] + 0.5 * nodes[0]) / 1.5
+    expected = layer.lin_rel(mean) + layer.lin_root(nodes[1])
+    assert torch.allclose(heard, expected, atol=1e-5)

@@ -57,13 +57,13 @@ def no_worse(measured: Measured, first: Measured | None) -> bool:
     return first is None or (measured.left <= first.left + SLACK and measured.cost <= first.cost + SLACK)
 
 
-def best_elsewhere(
+def ranked_elsewhere(
     trials: Trials, choices: Sequence[Collection[int]], flat: Tensor, price: float
-) -> tuple[Collection[int], float]:
-    """Return the choice that is worth most on images that it was not fitted to, and its worth there.
+) -> list[tuple[Collection[int], float]]:
+    """Return choices, that worth most first, and their worth on images that they were not fitted to.
 
-    Units are free. Like a search, it takes no choice that is worse than the first in one respect, unless that
-    prunes nothing.
+    Units are free. Like a search, it passes over choices that are worse than the first in one respect, unless
+    that prunes nothing.
 
     Parameters
     ----------
@@ -82,11 +82,13 @@ def best_elsewhere(
         masks[sorted(pruned)] = 0
         trials.settle(masks)
         found.append(trials.now)
-    worths = [worth(measured, price, 0, 0.0) for measured in found]
     first = found[0] if choices[0] else None
-    allowed = [place for place, measured in enumerate(found) if no_worse(measured, first)]
-    best = max(allowed, key=lambda place: worths[place])
-    return choices[best], worths[best]
+    allowed = [
+        (choice, worth(measured, price, 0, 0.0))
+        for choice, measured in zip(choices, found, strict=True)
+        if no_worse(measured, first)
+    ]
+    return sorted(allowed, key=lambda pair: pair[1], reverse=True)
 
 
 class Pruning(gymnasium.Env[Observation, np.int64]):

@@ -55,8 +55,11 @@ def similar(
 ) -> tuple[Tensor, Tensor]:
     """Return pairs of units of one layer, ``(2, E)``, and the cosine of their strengths, ``(E,)``.
 
-    For each unit those of its layer with the largest cosines, at most `most` and above `least`. While they
-    are computed, a layer needs memory for each pair of its units.
+    Strengths, towards all units before and after, are sums of absolute weights, which all point about the
+    same way: what counts is how they differ from their mean over the layer's units. Pairs are units each of
+    which is among the `most` that the other is most like, with a cosine above `least`; both orders are given.
+    Units without strength, dormant, have no pair. While pairs are looked for, a layer needs memory for each
+    pair of its units.
     """
     if not layers:
         return torch.zeros(2, 0, dtype=torch.long), torch.zeros(0)
@@ -74,15 +77,25 @@ def similar(
             products[layer][places[:, None], places] += part.T @ part
     pairs, cosines = [], []
     for start, product in zip(starts, products, strict=False):
-        norms = product.diagonal().clamp_min(0).sqrt()
-        scale = norms[:, None] * norms
-        cosine = torch.where(scale > 0, product / scale.clamp_min(1e-30), -torch.inf)
-        cosine.fill_diagonal_(-torch.inf)
-        values, others = cosine.topk(min(most, len(cosine)), 1)
-        own, place = (values > least).nonzero(as_tuple=True)
-        pairs.append(torch.stack([own, others[own, place]]) + start)
-        cosines.append(values[own, place])
+        active = (product.diagonal() > 0).nonzero().flatten()
+        cosine = centred_cosines(product[active[:, None], active]).fill_diagonal_(-torch.inf)
+        nearest = torch.zeros_like(cosine, dtype=torch.bool)
+        nearest.scatter_(1, cosine.topk(min(most, len(cosine)), 1).indices, True)
+        own, other = (nearest & nearest.T & (cosine > least)).nonzero(as_tuple=True)
+        pairs.append(active[torch.stack([own, other])] + start)
+        cosines.append(cosine[own, other])
     return torch.cat(pairs, 1), torch.cat(cosines)
+
+
+def centred_cosines(products: Tensor) -> Tensor:
+    """Return the cosines of vectors less their mean, ``(n, n)``, from their inner products; 0 at the mean."""
+    means = products.mean(0)
+    centred = products - means - means[:, None] + means.mean() if len(products) else products
+    norms = centred.diagonal().clamp_min(0).sqrt()
+    # Of equal vectors rounding leaves a little.
+    floor = 1e-3 * products.diagonal().sqrt()
+    norms = torch.where(norms > floor, norms, torch.inf)
+    return centred / norms / norms[:, None]
 
 
 def write_graph(graph: Data, names: Sequence[str], layers: Sequence[UnitLayer], path: Path) -> None:

@@ -3,8 +3,10 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
+import gymnasium
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from secateur.progress import Progress
-from secateur.repair.onp.environment import Pruning, State
+from secateur.repair.onp.environment import Observation, Pruning, State
 from secateur.repair.onp.policy import GraphPolicy, Heads
 from secateur.repair.onp.settings import Agent
 from secateur.repair.trials import Trials
@@ -68,7 +70,7 @@ def learn(
     trials
         Measures states.
     graph
-        Of the network: ``x``, ``(N, F)``, and ``edge_index``, ``(2, E)``.
+        Of the network, see `secateur.repair.onp.graph.build_graph`.
     start
         Units that are pruned in the best state known, positions.
     groups
@@ -99,32 +101,9 @@ def learn(
     progress.start("learning", agent.evaluations)
     watch = Watch(environment, agent, progress)
     with own_randomness():
-        learner = MaskablePPO(
-            GraphPolicy,
-            environment,
-            learning_rate=agent.rate,
-            n_steps=agent.rollout,
-            batch_size=agent.batch_size,
-            n_epochs=agent.epochs,
-            gamma=agent.discount,
-            gae_lambda=agent.smoothing,
-            ent_coef=agent.entropy,
-            seed=seed,
-            device="cpu",
-            policy_kwargs={
-                "features_extractor_class": Heads,
-                "features_extractor_kwargs": {
-                    "graph": _known(graph, groups, chosen),
-                    "hidden": agent.hidden,
-                    "layers": agent.layers,
-                    "convolution": agent.convolution,
-                },
-            },
-        )
+        learner = learner_of(agent, environment, _known(graph, groups, chosen), seed)
         if policy:
             learner.policy.load_state_dict(policy)
-        # Left alone it makes a folder for its own figures; those worth keeping go to the progress.
-        learner.set_logger(Logger(None, []))
         learner.learn(10**9, callback=watch)
     states = [
         State(
@@ -136,6 +115,37 @@ def learn(
     ]
     weights = {name: value.detach().clone() for name, value in learner.policy.state_dict().items()}
     return Learned(tuple(states), tuple(watch.curve), environment.evaluations, weights)
+
+
+def learner_of(
+    agent: Agent, environment: gymnasium.Env[Observation, np.int64], graph: Data, seed: int
+) -> MaskablePPO:
+    """Return what learns to act in an environment, on a graph with the action of each node."""
+    learner = MaskablePPO(
+        GraphPolicy,
+        environment,
+        learning_rate=agent.rate,
+        n_steps=agent.rollout,
+        batch_size=agent.batch_size,
+        n_epochs=agent.epochs,
+        gamma=agent.discount,
+        gae_lambda=agent.smoothing,
+        ent_coef=agent.entropy,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={
+            "features_extractor_class": Heads,
+            "features_extractor_kwargs": {
+                "graph": graph,
+                "hidden": agent.hidden,
+                "layers": agent.layers,
+                "convolution": agent.convolution,
+            },
+        },
+    )
+    # Left alone it makes a folder for its own figures; those worth keeping go to the progress.
+    learner.set_logger(Logger(None, []))
+    return learner
 
 
 def spread(path: Sequence[State]) -> list[State]:
@@ -158,10 +168,12 @@ class Watch(BaseCallback):
         known, best = self._environment.evaluations, self._environment.best
         if best.worth > self.curve[-1][1]:
             self.curve.append((known, best.worth))
-        for _ in range(known - self._told):
+        # A look at what changes would do counts for several evaluations, and may be the last.
+        for _ in range(self._told, min(known, self._agent.evaluations)):
             self._progress.advance(
                 episode=self._episodes,
                 worth=best.worth,
+                accuracy=best.measured.accuracy,
                 trigger=best.measured.success,
                 pruned=len(best.pruned),
             )
@@ -191,10 +203,11 @@ def own_randomness() -> Iterator[None]:
 
 def _known(graph: Data, groups: Sequence[Sequence[int]], chosen: Sequence[int]) -> Data:
     """Return the graph with the action of each node."""
-    action = torch.full((len(graph.x),), -1)
+    known = copy(graph)
+    known.action = torch.full((len(graph.x),), -1)
     for number, place in enumerate(chosen):
-        action[list(groups[place])] = number
-    return Data(x=graph.x, edge_index=graph.edge_index, action=action)
+        known.action[list(groups[place])] = number
+    return known
 
 
 def _candidates(groups: Sequence[Sequence[int]], suspected: Tensor, start: set[int], count: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Optimized Neuron Pruning (Li et al., 2024, arXiv 2405.17746)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -14,7 +13,6 @@ from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
-from secateur.repair.notes import nothing_small
 from secateur.repair.onp.extra import check_extra, importing_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
@@ -40,7 +38,7 @@ class ONP(RNP):
     trained by reinforcement learning find the pruning policy, and units that meet at a residual addition
     are pruned in groups (preset ``grouped``). The rest is our design, argued in ``docs/onp.md``. Exposing,
     the rounds of inverting triggers again, and polishing are those of `RNP`; the agent goes on from the units
-    that `Erasing` comes to.
+    that it comes to.
 
     Attributes
     ----------
@@ -73,40 +71,50 @@ class ONP(RNP):
         return searching.told(super()._erase(case, exposed, found, improve or searching))
 
     def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
-        """Take away what unlearning points to; without a dominant label there is nothing to learn from."""
+        """Go on from what masks choose, for what unlearning points to."""
+        chosen = super()._recover(case, exposed, unlearned)
         with Dominance.of(exposed, case.example) as pointed:
-            if pointed is not None:
-                chosen = self._improve(case, exposed, pointed, (), self.share)
-                case.notes.append(
-                    f"{nothing_small(exposed.findings.triggers)} Unlearning points to label "
-                    f"{pointed.label}: units were looked for without which the unlearned network gives it to "
-                    "fewer images."
-                )
+            if pointed is None:
                 return chosen
-        return self._leave(case, exposed)
+            case.notes.append(
+                f"From there, units were looked for without which the unlearned network gives label "
+                f"{pointed.label} to fewer images."
+            )
+            return self._improve(case, exposed, pointed, chosen)
 
     def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
+        """Go on from the units that answer the trigger found, as after erasing."""
         chosen = super()._silence(case, exposed, found)
-        return self._improve(case, exposed, found, chosen.choice.pruned, self.silencing.share)
+        searching = self._searching(case, exposed, found)
+        with case.stage("erasing"):
+            erased = self.erasing.improved(
+                case,
+                found,
+                chosen.choice.pruned,
+                searching,
+                triggers=exposed.findings.triggers,
+                budget=self._budget,
+                shift=self.shift,
+            )
+        return searching.told(Chosen(erased.choice, erased.scores, erased))
 
-    def _improve(
-        self, case: Case, exposed: Exposed, shown: Shown, kept: Sequence[int], share: float
-    ) -> Chosen:
-        """Search from units that are pruned, for what shows others at work."""
-        searching = self._searching(case, exposed, shown)
-        layers = case.discovery.layers
-        tried_on = partial(self.erasing.trials, case.network, layers, triggers=[shown], shift=self.shift)
+    def _improve(self, case: Case, exposed: Exposed, pointed: Dominance, chosen: Chosen) -> Chosen:
+        """Search once: there is no trigger to invert again."""
+        searching = self._searching(case, exposed, pointed)
+        total, layers, kept = case.discovery.total, case.discovery.layers, chosen.choice.pruned
+        tried_on = partial(self.erasing.trials, case.network, layers, triggers=[pointed], shift=self.shift)
         with case.stage("learning"):
             trials = tried_on(clean=case.clean)
-            carried, _ = trials.slopes(torch.ones(case.discovery.total, device=case.example.device))
-            best = searching(
+            carried, _ = trials.slopes(torch.ones(total, device=case.example.device))
+            choices = searching(
                 trials,
                 tried_on(clean=replace(case.clean, learn=case.clean.choose)),
                 kept,
                 carried,
-                most=math.floor(share * case.discovery.total),
+                most=max(math.floor(self.share * total), len(kept)),
             )
         held = HeldOut(case.network, layers, case.clean, shift=self.shift)
+        best = choices[0]
         choice = Choice.within(self._budget, best, held.curve(best, self.erasing.taken))
         return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
 

@@ -16,19 +16,19 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.nn import GATv2Conv, GCNConv, SAGEConv
+from torch_geometric.nn import GATv2Conv, GCNConv, GraphConv
 from torch_geometric.utils import scatter
 
 from secateur.repair.onp.settings import ConvolutionName
 
-CONVOLUTIONS: Mapping[ConvolutionName, Callable[[int, int], nn.Module] | None] = {
-    "gcn": GCNConv,
-    "sage": SAGEConv,
-    "gat": GATv2Conv,
+CONVOLUTIONS: Mapping[ConvolutionName, Callable[[int], nn.Module] | None] = {
+    "gcn": lambda hidden: GCNConv(hidden, hidden),
+    # The weights of edges to a node sum to 1 for each kind, so that this is GraphSAGE with weighted means.
+    "sage": lambda hidden: GraphConv(hidden, hidden, aggr="add"),
+    "gat": lambda hidden: GATv2Conv(hidden, hidden, edge_dim=1),
     # The same features and heads without messages between nodes.
     "none": None,
 }
-
 
 SURE = 200.0
 """Logit at first of a proposal that is known, or expected, to gain all that can be told."""
@@ -54,16 +54,24 @@ class Encoder(nn.Module):
         passing = CONVOLUTIONS[convolution]
         self.first = nn.Linear(features, hidden)
         self.own = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers))
-        self.heard = nn.ModuleList([passing(hidden, hidden) for _ in range(layers)] if passing else [])
+        self.heard = nn.ModuleList([passing(hidden) for _ in range(layers)] if passing else [])
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(layers))
 
-    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
-        """Return embeddings, ``(N, hidden)``, of nodes with features ``(N, F)``; edges ``(2, E)``."""
+    def forward(self, features: Tensor, edges: Tensor, weights: Tensor) -> Tensor:
+        """Return embeddings, ``(N, hidden)``.
+
+        Parameters
+        ----------
+        features
+            Of the nodes, ``(N, F)``.
+        edges, weights
+            From and to which node, ``(2, E)``, and how much a message weighs, ``(E,)``.
+        """
         nodes: Tensor = self.first(features).relu()
         for place, (own, norm) in enumerate(zip(self.own, self.norms, strict=True)):
             told = own(nodes)
             if self.heard:
-                told = told + self.heard[place](nodes, edges)
+                told = told + self.heard[place](nodes, edges, weights)
             nodes = nodes + norm(told).relu()
         return nodes
 
@@ -76,14 +84,14 @@ class Heads(BaseFeaturesExtractor):
     space
         Of the environment's observations.
     graph
-        ``x``, ``(N, F)``; ``edge_index``, ``(2, E)``; ``action``, ``(N,)``, the action that each node belongs
-        to, or -1.
+        As `build_graph` returns it, with ``action``, ``(N,)``, the action that each node belongs to, or -1.
     hidden, layers, convolution
         See `Encoder`.
     """
 
     features: Tensor
     edges: Tensor
+    weights: Tensor
     belongs: Tensor
     actions: Tensor
     near: Tensor
@@ -103,14 +111,14 @@ class Heads(BaseFeaturesExtractor):
             nn.init.zeros_(cast(nn.Linear, head[-1]).weight)
             nn.init.zeros_(cast(nn.Linear, head[-1]).bias)
         belongs = (graph.action >= 0).nonzero().flatten()
+        weights = shares(graph)
         pairs = graph.action[graph.edge_index]
-        source, target = pairs[:, (pairs >= 0).all(0)]
-        near = torch.zeros(count, count).index_put_(
-            (source, target), torch.ones(len(source)), accumulate=True
-        )
+        both = (pairs >= 0).all(0)
+        near = torch.zeros(count, count).index_put_(tuple(pairs[:, both]), weights[both], accumulate=True)
         for name, value in {
             "features": graph.x,
             "edges": graph.edge_index,
+            "weights": weights,
             "belongs": belongs,
             "actions": graph.action[belongs],
             "near": near / near.sum(0).clamp_min(1),
@@ -120,7 +128,7 @@ class Heads(BaseFeaturesExtractor):
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
         """Return logits and values for a batch of states."""
         pruned, seen, progress = (observations[name] for name in ("pruned", "seen", "progress"))
-        nodes = self.encoder(self.features, self.edges)
+        nodes = self.encoder(self.features, self.edges, self.weights)
         actions = scatter(nodes[self.belongs], self.actions, dim_size=pruned.shape[1], reduce="mean")
         context = torch.cat([nodes.mean(0).expand(len(pruned), -1), pruned @ actions, progress], 1)
         each = [
@@ -131,6 +139,15 @@ class Heads(BaseFeaturesExtractor):
         ]
         logits = self.action(torch.cat(each, 2)).squeeze(2) + SURE * promised(seen)
         return torch.cat([logits, self.value(context)], 1)
+
+
+def shares(graph: Data) -> Tensor:
+    """Return what each edge weighs, ``(E,)``: its part of all edges of its kind to the same node."""
+    strengths = graph.edge_attr[:, 0]
+    which = 2 * graph.edge_index[1] + graph.edge_type
+    sums = scatter(strengths, which, dim_size=2 * len(graph.x), reduce="sum")[which]
+    parts: Tensor = strengths / sums.clamp_min(1e-12)
+    return parts
 
 
 def promised(seen: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from secateur.models import duplicate, logits
 from secateur.repair.activity import activity
 from secateur.repair.choosing import network_inputs
 from secateur.repair.chosen import Chosen
-from secateur.repair.onp.environment import best_elsewhere
+from secateur.repair.onp.environment import ranked_elsewhere
 from secateur.repair.onp.features import features, with_carried
 from secateur.repair.onp.graph import build_graph
 from secateur.repair.onp.learning import learn
@@ -112,8 +112,8 @@ class Searching:
 
     def __call__(
         self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
-    ) -> list[int]:
-        """Return the units of the best choice found; see `secateur.repair.erasing.Improving`."""
+    ) -> list[list[int]]:
+        """Return choices found, the best first; see `secateur.repair.erasing.Improving`."""
         case, start = self._case, time.perf_counter()
         learned = learn(
             self._agent,
@@ -130,21 +130,21 @@ class Searching:
         self._policy = learned.policy
         self.learning.append(Learning(learned.evaluations, time.perf_counter() - start, learned.curve))
         flat = torch.ones(case.discovery.total, device=case.example.device)
-        best, _ = best_elsewhere(held, [state.pruned for state in learned.states], flat, self._agent.price)
+        ranked = ranked_elsewhere(held, [state.pruned for state in learned.states], flat, self._agent.price)
         # In the order of suspicion: a budget may cut the end off.
-        return sorted(best, key=lambda unit: (-float(carried[unit]), unit))
+        return [sorted(choice, key=lambda unit: (-float(carried[unit]), unit)) for choice, _ in ranked]
 
     def told(self, chosen: Chosen) -> Chosen:
         """Return what was chosen with how it was found."""
         units = list(all_units(self._case.discovery.layers))
         pruned = torch.zeros(len(units), dtype=torch.bool)
         pruned[list(chosen.choice.pruned)] = True
-        edges = self._connections.edges
-        near = edges[:, pruned[edges].any(0)].T.tolist()
+        edges = self._graph.edge_index
+        near = edges[:, (edges[0] < edges[1]) & pruned[edges].any(0)].T.tolist()
         return replace(
             chosen,
             learning=tuple(self.learning),
-            joined=tuple((units[source], units[target]) for source, target in near),
+            joined=tuple((units[one], units[other]) for one, other in near),
         )
 
     def graph(self, carried: Tensor) -> Data:

@@ -14,27 +14,27 @@ class Graphing:
     """Which units are joined.
 
     Units of different layers are joined where one feeds the other, by their `strongest` connections. Units
-    of one layer are joined with those whose connection strengths, towards all units before and after, point
-    the same way: a cosine above `similar`, with at most `neighbours` others. A unit without any connection
-    strength, dormant, is joined with none.
+    of one layer are joined with those whose connection strengths, towards all units before and after, differ
+    from the layer's mean in the same way: a cosine above `similar`, each among the `neighbours` that the
+    other is most like. A unit without any connection strength, dormant, is joined with none.
 
     Attributes
     ----------
     strongest
         Connections of each unit that are kept, before it and after it.
     similar
-        Of the cosine, in ``[-1, 1]``.
+        Of the cosine, in ``[0, 1]``.
     neighbours
         Of each unit within its layer.
     """
 
     strongest: int = 8
-    similar: float = 0.8
+    similar: float = 0.2
     neighbours: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.strongest, self.neighbours) < 1 or not -1 <= self.similar <= 1:
-            raise MethodError("a graph needs a connection, a neighbour and a cosine in [-1, 1]")
+        if min(self.strongest, self.neighbours) < 1 or not 0 <= self.similar <= 1:
+            raise MethodError("a graph needs a connection, a neighbour and a cosine in [0, 1]")
 
 
 @dataclass(frozen=True)
