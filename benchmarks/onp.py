@@ -2,10 +2,10 @@
 
     python benchmarks/onp.py [--models secateur:wrn16_1 secateur:resnet18 torchvision:resnet50] [--images 300]
 
-Random weights and images of 32x32 pixels. An evaluation measures a choice that differs from the last in one
-unit, on the clean and stamped images of a search; the look ahead tells what all single changes would do. Both
-are timed against one full pass of as many images, alternating, so that a slow moment slows both. Results go
-to ``benchmarks/results/onp.json``; seconds are those of the machine, ratios carry over.
+Random weights and images of 32x32 pixels. An evaluation measures a choice that differs from the best so far
+in one unit, on the clean and stamped images of a search; the look ahead tells what all single changes would
+do. Both are timed against one full pass of as many images, alternating, so that a slow moment slows both.
+Results go to ``benchmarks/results/onp.json``; seconds are those of the machine, ratios carry over.
 """
 
 import argparse

@@ -192,6 +192,7 @@ class Trials:
         self._wanted = wanted_classes(self._label, torch.cat(tried), classes).to(self._device)
         self._wholes = torch.cat(wholes)
         self._settled: Tensor | None = None
+        self._tried: tuple[Tensor, Measured] | None = None
         self._risk = 1.0
         whole = self._measure(torch.cat([replay.outputs for replay in self._replays]))
         self._risk = max(whole.risk, FREE)
@@ -204,13 +205,25 @@ class Trials:
 
     def settle(self, flat: Tensor) -> None:
         """Measure with these units, from which on single ones are tried."""
+        self.measure(flat)
+        self.accept()
+
+    def measure(self, flat: Tensor) -> Measured:
+        """Measure with other units; what is settled stays, unless this is accepted."""
+        self._tried = None
         if self._settled is not None and torch.equal(self._settled, flat):
-            return
-        self._settled = flat.clone()
-        outputs = self._attempt(flat)
-        for replay in self._replays:
-            replay.accept()
-        self.now = self._measure(outputs)
+            return self.now
+        found = self._measure(self._attempt(flat))
+        self._tried = flat.clone(), found
+        return found
+
+    def accept(self) -> None:
+        """Settle with the units that were measured last."""
+        if self._tried is not None:
+            self._settled, self.now = self._tried
+            self._tried = None
+            for replay in self._replays:
+                replay.accept()
 
     def slopes(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of strength and risk in the masks, ``(total,)`` each."""

@@ -177,13 +177,15 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def visit(self, pruned: frozenset[int]) -> State:
         """Measure a state, and remember it if it is the best so far and allowed."""
         if pruned not in self._known:
-            self._trials.settle(self.mask(pruned))
-            measured = self._trials.now
+            measured = self._trials.measure(self.mask(pruned))
             value = worth(measured, self._agent.price, self._count(pruned), self._agent.thrift)
             self._known[pruned] = state = State(pruned, value, measured)
             self.evaluations += 1
             if not self.path or (value > self.best.worth and self._keeps(state)):
                 self.path.append(state)
+            if self._keeps(state):
+                # The next state will differ from this one: the layers before the first change are known.
+                self._trials.accept()
         return self._known[pruned]
 
     @property

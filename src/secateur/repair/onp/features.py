@@ -1,6 +1,6 @@
 """What the agent knows of every unit: its weights, what it passes on, and what exposing showed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -73,7 +73,7 @@ def features(
         *own.unbind(1),
         activity.mean.cpu(),
         activity.deviation.cpu(),
-        torch.zeros(len(own)) if unlearned is None else _changes(network, unlearned, layers),
+        torch.zeros(len(own)) if unlearned is None else _changes(network, unlearned, layers, before),
         torch.zeros(len(own)) if masks is None else masks.cpu(),
         activity.change.cpu().log1p(),
         torch.zeros(len(own)),
@@ -153,8 +153,14 @@ def _weight(module: nn.Module | None, count: int) -> Tensor | None:
 
 
 @torch.no_grad()
-def _changes(network: nn.Module, unlearned: nn.Module, layers: Sequence[UnitLayer]) -> Tensor:
-    """Return how far what each unit owns moved while unlearning, ``(total,)``, on a logarithmic scale."""
+def _changes(
+    network: nn.Module, unlearned: nn.Module, layers: Sequence[UnitLayer], before: Mapping[str, nn.Module]
+) -> Tensor:
+    """Return how far the weights of each unit moved while unlearning, ``(total,)``, on a logarithmic scale.
+
+    Those that it owns and, of a norm, those of the channel that feeds it.
+    """
+    names = {module: name for name, module in network.named_modules()}
     changes = []
     for layer in layers:
         change = torch.zeros(layer.count)
@@ -162,6 +168,11 @@ def _changes(network: nn.Module, unlearned: nn.Module, layers: Sequence[UnitLaye
             pair = (net.get_parameter(slices.parameter).detach().float() for net in (network, unlearned))
             first, second = (tensor.movedim(slices.axis, 0).reshape(layer.count, -1).cpu() for tensor in pair)
             change += (second - first).abs().sum(1)
+        if layer.name in before:
+            name = names[before[layer.name]]
+            found = [_weight(net.get_submodule(name), layer.count) for net in (network, unlearned)]
+            if found[0] is not None and found[1] is not None:
+                change += (found[1] - found[0]).abs().flatten(1).sum(1)
         changes.append(change.log1p())
     return torch.cat(changes)
 
