@@ -6,13 +6,16 @@ from functools import cache
 
 import torch
 
-from planted import BACKDOOR, CLEAN, PLANTED, TARGET, Normed, Planted, found_units
+from planted import BACKDOOR, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted, found_units
+from secateur.data import example_input
 from secateur.expose import Inversion, LatentInversion, Succeeding, success_of
+from secateur.progress import Logging, Silent
 from secateur.repair import ONP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.onp import Agent
+from secateur.repair.onp import Agent, Graphing
+from secateur.repair.onp.graph import build_graph
 from secateur.repair.silencing import Silencing
-from secateur.units import all_units
+from secateur.units import all_units, connect
 
 QUICK = Agent(hidden=8, evaluations=60, patience=40, rollout=16, batch_size=16, steps=6)
 SUCCEEDING = Succeeding(
@@ -41,6 +44,47 @@ def test_the_backdoor_is_pruned() -> None:
     trigger = result.trigger.trigger
     assert success_of(result.network, trigger, TARGET, CLEAN.choose, CLEAN.convention) < 0.1
     assert {"building the graph", "erasing"} <= set(result.seconds)
+
+
+def test_what_the_graph_joins_with_pruned_units_is_told() -> None:
+    result = repaired()
+    pruned = {scored.unit for scored in result.recipe.units}
+    assert result.joined
+    assert all(set(pair) & pruned for pair in result.joined)
+    # Both kinds of edges: from one layer to the other, and within one.
+    network = Normed()
+    discovery = found_units(network)[0]
+    connections = connect(network, discovery, example_input(CONVENTION))
+    graph = build_graph(Graphing(), discovery.layers, connections, torch.zeros(discovery.total, 1))
+    units = list(all_units(discovery.layers))
+    expected = {frozenset((units[a], units[b])) for a, b in graph.edge_index.T.tolist()}
+    assert {frozenset(pair) for pair in result.joined} == {pair for pair in expected if pair & pruned}
+
+
+def test_looks_for_triggers_are_told_to_the_last_network() -> None:
+    result = repaired()
+    assert [look.cheap for look in result.looks][-1] is False
+    assert result.looks[-1].pruned == len(result.recipe.units)
+    assert not any(look.polished for look in result.looks)
+
+
+def test_figures_of_the_search_go_to_a_log() -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.figures: dict[str, list[float]] = {}
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            self.figures.setdefault(tag, []).append(scalar_value)
+
+    heard = Heard()
+    result = method()(
+        Normed(), CLEAN, generator=torch.Generator().manual_seed(3), progress=Logging(Silent(), heard)
+    )
+    learned = {tag for tag in heard.figures if tag.startswith("learning/")}
+    assert learned == {f"learning/{name}" for name in ("episode", "worth", "accuracy", "trigger", "pruned")}
+    evaluations = sum(min(one.evaluations, QUICK.evaluations) for one in result.learning)
+    assert {len(heard.figures[tag]) for tag in learned} == {evaluations}
+    assert all(0 <= value <= 1 for value in heard.figures["learning/accuracy"])
 
 
 def test_the_same_seed_prunes_the_same() -> None:
