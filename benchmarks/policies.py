@@ -23,6 +23,7 @@ import torch
 from checkpoints import HERE, SHARED
 from exposure import Subject
 from matplotlib import color_sequences
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from problems import Problem, problem
 from safetensors import safe_open
@@ -191,37 +192,54 @@ def transfer(cells: dict[str, Any]) -> str:
 
 
 def draw(cells: dict[str, Any], path: Path) -> None:
-    """Draw the best worth over evaluations for each network: median over seeds, and the range as a band."""
+    """Draw the best worth over evaluations for each network: median over seeds, and the range as a band.
+
+    Above, all searches; below, what those that begin with RNP's choice gain on it.
+    """
     names = list(dict.fromkeys(key.split("|")[0] for key in cells))
-    figure = Figure(figsize=(4 * max(1, len(names)), 4.2), layout="constrained")
-    panels = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
+    figure = Figure(figsize=(3.6 * max(1, len(names)), 6.4), layout="constrained")
+    panels = figure.subplots(2, max(1, len(names)), squeeze=False)
     colours = dict(zip(SEARCHES, color_sequences["tab20"], strict=False))
-    for axes, name in zip(panels, names, strict=False):
+    last = max((count for value in cells.values() for count, _ in value["curve"]), default=1)
+    for (above, below), name in zip(panels.T, names, strict=False):
         for kind, (title, _) in SEARCHES.items():
-            curves = [value["curve"] for key, value in cells.items() if key.startswith(f"{name}|{kind}|")]
-            if not curves:
-                continue
-            ends = sorted({count for curve in curves for count, _ in curve} | {last_of(cells)})
-            reached = [
-                [max((value for count, value in curve if count <= end), default=0.0) for curve in curves]
-                for end in ends
-            ]
-            low, median, high = ([how(values) for values in reached] for how in (min, statistics.median, max))
-            axes.step(ends, median, where="post", label=title, linewidth=1.3, color=colours[kind])
-            axes.fill_between(ends, low, high, step="post", alpha=0.15, color=colours[kind], linewidth=0)
-        axes.set_title(name, fontsize=9)
-        axes.set_ylim(-0.05, 1.02)
-        axes.set_xlabel("evaluations")
-    panels[0].set_ylabel("best worth")
-    handles, titles = panels[0].get_legend_handles_labels()
-    figure.legend(handles, titles, fontsize=8, loc="outside lower center", ncols=7)
+            curves = {
+                key.split("|")[2]: value["curve"]
+                for key, value in cells.items()
+                if key.startswith(f"{name}|{kind}|")
+            }
+            starts = {seed: cells.get(f"{name}|rnp|{seed}") for seed in curves}
+            firsts = {seed: start["curve"][0][1] for seed, start in starts.items() if start}
+            improves = all(curve[0][1] == firsts.get(seed) for seed, curve in curves.items())
+            for axes in (above, below) if improves else (above,):
+                gains = [
+                    [[count, worth - (firsts[seed] if axes is below else 0)] for count, worth in curve]
+                    for seed, curve in curves.items()
+                ]
+                band(axes, gains, last, label=title, color=colours[kind])
+        above.set_title(name, fontsize=9)
+        above.set_ylim(-0.05, 1.02)
+        below.set_xlabel("evaluations")
+    panels[0][0].set_ylabel("best worth")
+    panels[1][0].set_ylabel("gain on RNP's choice")
+    handles, titles = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, titles, fontsize=8, loc="outside lower center", ncols=5)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=110)
 
 
-def last_of(cells: dict[str, Any]) -> int:
-    """Return the largest number of evaluations after which anything became better."""
-    return max((count for value in cells.values() for count, _ in value["curve"]), default=1)
+def band(axes: Axes, curves: Sequence[Sequence[Sequence[float]]], last: int, **look: Any) -> None:
+    """Draw the median of curves that only rise, as steps, and their range."""
+    if not curves:
+        return
+    ends = sorted({count for curve in curves for count, _ in curve} | {last})
+    reached = [
+        [max((value for count, value in curve if count <= end), default=curve[0][1]) for curve in curves]
+        for end in ends
+    ]
+    low, median, high = ([how(values) for values in reached] for how in (min, statistics.median, max))
+    axes.step(ends, median, where="post", linewidth=1.3, **look)
+    axes.fill_between(ends, low, high, step="post", alpha=0.15, color=look["color"], linewidth=0)
 
 
 if __name__ == "__main__":
