@@ -96,6 +96,7 @@ def searched(
     *,
     trials: Trials | None = None,
     started: bool = True,
+    grouped: bool = False,
     policy: dict[str, Tensor] | None = None,
     **changes: Any,
 ) -> Learned:
@@ -105,7 +106,7 @@ def searched(
         trials or given.trials,
         given.searching.graph(given.carried),
         sorted(given.start) if started else (),
-        groups=given.searching.groups,
+        groups=given.searching.grouped() if grouped else given.searching.groups,
         suspicion=given.carried if trials is None else 1 - given.searching.masks,
         most=given.most,
         policy=policy,
@@ -131,6 +132,12 @@ SEARCHES: dict[str, tuple[str, Search]] = {
     "gcn": ("ONP, GCN", partial(learning, convolution="gcn")),
     "gat": ("ONP, GAT", partial(learning, convolution="gat")),
     "mlp": ("ONP without messages", partial(learning, convolution="none")),
+    "grouped": (
+        "ONP, residual groups",
+        lambda given, seed: (
+            learning(given, seed, grouped=True) if len(given.searching.grouped()) < given.total else ([], [])
+        ),
+    ),
     "still": ("ONP that never learns", partial(learning, rate=NEVER)),
     "pointed": (
         "ONP from nothing, without triggers",

@@ -104,10 +104,7 @@ class Searching:
             masks=self.masks,
         )
         self._graph = build_graph(graphing, layers, self._connections, known)
-        groups: dict[int, list[int]] = {}
-        for unit, group in enumerate(self._connections.groups.tolist()):
-            groups.setdefault(group if grouped else unit, []).append(unit)
-        self.groups = list(groups.values())
+        self.groups = self.grouped() if grouped else [[unit] for unit in range(case.discovery.total)]
         self.learning: list[Learning] = []
 
     def __call__(
@@ -146,6 +143,13 @@ class Searching:
             learning=tuple(self.learning),
             joined=tuple((units[one], units[other]) for one, other in near),
         )
+
+    def grouped(self) -> list[list[int]]:
+        """Return all units, those that meet at an addition together."""
+        groups: dict[int, list[int]] = {}
+        for unit, group in enumerate(self._connections.groups.tolist()):
+            groups.setdefault(group, []).append(unit)
+        return list(groups.values())
 
     def graph(self, carried: Tensor) -> Data:
         """Return the graph as the policy sees it, with the share of the margin that each unit carries."""
