@@ -24,6 +24,12 @@ def found_note(triggers: Sequence[Found], found: Found, done: str) -> str:
     )
 
 
+def again_notes(triggers: Sequence[Found]) -> list[str]:
+    """Say what triggers took that were inverted again on pruned networks, if any was."""
+    again = [trigger for trigger in triggers[1:] if trigger.converged]
+    return [f"Triggers inverted again on pruned networks take {sizes_of(again)}."] if again else []
+
+
 def stopped_notes(choice: Choice, budget: float) -> list[str]:
     """Say why no unit was pruned, or not all that carry the triggers."""
     if not choice.kept:

@@ -30,7 +30,7 @@ from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Erasing, Improving
 from secateur.repair.keeping import Polished, polish
 from secateur.repair.masking import choose_by_masks, recovered_masks
-from secateur.repair.notes import found_note, nothing_small, sizes_of, stopped_notes
+from secateur.repair.notes import again_notes, found_note, nothing_small, stopped_notes
 from secateur.repair.polishing import Polishing
 from secateur.repair.recovering import Recovering
 from secateur.repair.registry import register
@@ -226,8 +226,7 @@ class RNP:
                 improve=improve,
             )
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
-        if again := [trigger for trigger in erased.triggers[1:] if trigger.converged]:
-            case.notes.append(f"Triggers inverted again on pruned networks take {sizes_of(again)}.")
+        case.notes += again_notes(erased.triggers)
         return Chosen(erased.choice, erased.scores, erased)
 
     def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:

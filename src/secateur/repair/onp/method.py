@@ -13,6 +13,7 @@ from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import Improving
+from secateur.repair.notes import again_notes
 from secateur.repair.onp.extra import check_extra, importing_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
@@ -96,6 +97,7 @@ class ONP(RNP):
                 budget=self._budget,
                 shift=self.shift,
             )
+        case.notes += again_notes(erased.triggers)
         return searching.told(Chosen(erased.choice, erased.scores, erased))
 
     def _improve(self, case: Case, exposed: Exposed, pointed: Dominance, chosen: Chosen) -> Chosen:
