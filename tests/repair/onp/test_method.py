@@ -10,7 +10,7 @@ from planted import BACKDOOR, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Plante
 from secateur.data import example_input
 from secateur.expose import Inversion, LatentInversion, Succeeding, success_of
 from secateur.progress import Logging, Silent
-from secateur.repair import ONP, Repair
+from secateur.repair import ONP, RNP, Repair
 from secateur.repair.erasing import Erasing
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.graph import build_graph
@@ -102,6 +102,21 @@ def test_the_agent_goes_on_from_silencing_where_no_layer_is_a_norm() -> None:
     assert {scored.unit.index for scored in result.recipe.units} <= BACKDOOR
     assert result.trigger is not None
     assert success_of(result.network, result.trigger.trigger, TARGET, CLEAN.choose, CLEAN.convention) < 0.1
+
+
+def test_the_agent_goes_on_from_masks_where_only_unlearning_points_to_a_label() -> None:
+    greedy = {"search": None, "threshold": 1.0, "spare": None, "share": 0.5, "budget": 1.0}
+    masks, result = (
+        how(polishing=None, **greedy, **more)(Normed(), CLEAN, generator=torch.Generator().manual_seed(0))
+        for how, more in ((RNP, {}), (ONP, {"agent": QUICK}))
+    )
+    first, chosen = ({scored.unit for scored in one.recipe.units} for one in (masks, result))
+    assert any(unit.index == PLANTED for unit in chosen)
+    # Units that the clean task needs and the label does not come back.
+    assert chosen < first
+    assert any("An agent went on from the units that masks chose" in note for note in result.notes)
+    (learning,) = result.learning
+    assert learning.curve[-1][1] > learning.curve[0][1]
 
 
 def test_without_trigger_and_label_nothing_is_pruned() -> None:

@@ -78,8 +78,8 @@ class ONP(RNP):
             if pointed is None:
                 return chosen
             case.notes.append(
-                f"From there, units were looked for without which the unlearned network gives label "
-                f"{pointed.label} to fewer images."
+                "An agent went on from the units that masks chose, for those without which the unlearned "
+                f"network gives label {pointed.label} to fewer images."
             )
             return self._improve(case, exposed, pointed, chosen)
 
