@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, TARGET, Planted, corner, found_units
 from secateur.repair.onp import Agent
-from secateur.repair.onp.environment import EXPECTING, SENSITIVE, Pruning, ranked_elsewhere, worth
+from secateur.repair.onp.environment import EXPECTING, OPEN, SENSITIVE, Pruning, ranked_elsewhere, worth
 from secateur.repair.trials import Measured, Trials
 
 TOTAL = 9
@@ -130,12 +130,24 @@ def test_what_is_expected_is_told_for_both_directions() -> None:
     for best in (frozenset(), frozenset(BACKDOOR)):
         environment.visit(best)
         seen = environment.reset(seed=0)[0]["seen"]
-        expected = trials().expect(environment.mask(best), torch.Generator().manual_seed(1))
+        near = environment.mask(best).clamp_min(OPEN)
+        expected = trials().expect(near, torch.Generator().manual_seed(1))
         sign = torch.tensor([1.0 if unit in best else -1.0 for unit in range(TOTAL)])
         left, cost = -sign * expected.left, 2.0 * (sign * expected.cost + expected.curvature / 2)
         assert seen[:, 4] == pytest.approx(np.tanh(SENSITIVE * left.numpy()), abs=1e-3)
         # The curvature is drawn.
         assert seen[:, 5] == pytest.approx(np.tanh(SENSITIVE * cost.numpy()), abs=0.1)
+
+
+def test_what_restoring_would_do_is_known_behind_a_rectifier() -> None:
+    environment = pruning(start=sorted(BACKDOOR | {TARGET}))
+    seen = environment.reset(seed=0)[0]["seen"]
+    # What gives exactly nothing would let no gradient through.
+    trial = trials()
+    assert not trial.expect(environment.mask(environment.best.pruned), torch.Generator()).left[FIRST]
+    # Restored, units of the backdoor leave more of the trigger, and the label's own answers its images again.
+    assert seen[FIRST, 4] < -0.1
+    assert seen[TARGET, 5] < -0.1
 
 
 def test_a_unit_has_a_price() -> None:

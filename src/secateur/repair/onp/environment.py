@@ -24,6 +24,9 @@ SLACK = 0.005
 many nats more may be paid."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
+OPEN = 1e-3
+"""Mask of a pruned unit while it is computed what restoring it would do: a rectifier passes no gradient on where
+a unit gives exactly nothing."""
 EXPECTING = 8
 """Evaluations that what is expected counts for: passes forward and several back, none of them re-used."""
 
@@ -208,7 +211,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._now, self._step, self._pending = self.best, 0, frozenset()
         if self._looked_from != self._now.pruned:
             self._looked_from = self._now.pruned
-            expected = self._trials.expect(self.mask(self._now.pruned), self._generator)
+            expected = self._trials.expect(self.mask(self._now.pruned).clamp_min(OPEN), self._generator)
             # A unit that is restored costs nothing any more.
             each = torch.stack([expected.left, self._agent.price * expected.cost - self._agent.thrift], 1)
             self._expected = np.array([each[group].sum(0).tolist() for group in self._groups])
