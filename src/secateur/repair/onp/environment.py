@@ -25,8 +25,7 @@ many nats more may be paid."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 OPEN = 1e-3
-"""Mask of a pruned unit while it is computed what restoring it would do: a rectifier passes no gradient on where
-a unit gives exactly nothing."""
+"""Mask of a pruned unit for what restoring it would do: at 0, no gradient passes a rectifier."""
 EXPECTING = 8
 """Evaluations that what is expected counts for: passes forward and several back, none of them re-used."""
 
