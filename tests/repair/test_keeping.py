@@ -97,6 +97,7 @@ def compared(
             (loss_before, loss_after),
             [changed(pruned, polished, trigger) for trigger in known],
         ),
+        len(BACKDOOR),
         successors=successors or looks_for(pruned, compared=2),
         settled=successors is not None,
     )
@@ -208,6 +209,7 @@ def test_a_fall_of_accuracy_within_chance_does_not_count_if_the_loss_fell(
     found, facts = compare(
         network,
         Attempt(network, Change(right, after), losses, [changed(network, network, corner())]),
+        len(BACKDOOR),
         successors=looks_for(network, compared=2),
         settled=False,
     )
@@ -334,6 +336,7 @@ def test_a_network_that_was_looked_at_last_is_not_looked_at_again() -> None:
     kept, facts = compared(network, network, successors=successors)
     assert kept
     assert len(successors.looks) == 2 * looks
+    assert {(look.pruned, look.polished) for look in successors.looks[looks:]} == {(len(BACKDOOR), True)}
     assert "(cheap already)" not in facts[-1]
 
 
