@@ -40,11 +40,11 @@ class Curve:
         self.points: list[tuple[int, float]] = []
         self.look()
 
-    def look(self) -> None:
-        """Note an improvement."""
+    def look(self, free: int = 0) -> None:
+        """Note an improvement; some evaluations may be free."""
         best = self._environment.best.worth
         if not self.points or best > self.points[-1][1]:
-            self.points.append((self._environment.evaluations, best))
+            self.points.append((self._environment.evaluations - free, best))
 
 
 def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
@@ -58,7 +58,7 @@ def wandering(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
     while environment.evaluations - free < given.agent.evaluations:
         actions = environment.action_masks().nonzero()[0]
         _, _, terminated, truncated, _ = environment.step(source.choice(actions))
-        curve.look()
+        curve.look(free)
         if terminated or truncated:
             begun = environment.evaluations
             environment.reset()

@@ -67,3 +67,13 @@ def test_the_python_example_names_public_things() -> None:
     assert imported is not None
     assert {name.strip() for name in imported[1].split(",")} <= set(secateur.__all__)
     compile(example[1], "README.md", "exec")
+
+
+def test_the_tables_of_the_study_are_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from policies import RESULTS, paired, table, transfer
+
+    cells = json.loads(RESULTS.read_text())["cells"]
+    page = (ROOT / "docs" / "onp.md").read_text(encoding="utf-8")
+    for rendered in (table(cells), paired(cells), transfer(cells)):
+        assert rendered in page

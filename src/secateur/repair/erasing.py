@@ -41,7 +41,7 @@ class Improving(Protocol):
         trials, held
             Measure choices against all triggers so far, on learning and on held-out images.
         kept
-            Units taken out so far, in order.
+            Units taken out so far, in order, that can be paid.
         carried
             ``(total,)``, the largest share of a trigger's margin that each unit carried, to first order.
         most
@@ -174,9 +174,9 @@ class Erasing:
         pointed
             What unlearning points to, if that is the label of `found`.
         improve
-            Goes on from the units taken out once no other trigger is cheap, or nothing more can be done. What
-            it finds is taken if no trigger that is inverted without these units is cheap; if one is, it goes
-            on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
+            Goes on from the units that can be paid once no other trigger is cheap, or nothing more can be
+            done. What it finds is taken if no trigger that is inverted without these units is cheap; if one
+            is, it goes on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
         """
         successors = Successors(self.succeeding, case, found, triggers, shift=shift)
         run = _Run(self, case, successors, budget=budget, shift=shift, pointed=pointed)
@@ -287,12 +287,15 @@ class _Run:
 
     def improve(self, improve: Improving) -> None:
         """Look for a better choice that can be paid and lets no trigger through."""
+        # What would be pruned else, not what was taken out: that may be more than can be paid, and no
+        # choice that costs as much is better.
+        start = self._choice().pruned
         for _ in range(IMPROVEMENTS):
             trials = self._trials(self._defeated)
             held = self._trials(self._defeated, replace(self._case.clean, learn=self._case.clean.choose))
-            choices = improve(trials, held, self._kept, self._carried, most=self._most)
-            better = next(filter(self._affords, choices), self._kept)
-            if set(better) == set(self._kept):
+            choices = improve(trials, held, start, self._carried, most=self._most)
+            better = next(filter(self._affords, choices), start)
+            if set(better) == set(start):
                 break
             known = self._look(better)
             if not known:
@@ -304,8 +307,7 @@ class _Run:
 
     def erased(self, found: Found) -> Erased:
         """Return what was done, from the first trigger on."""
-        curve = self._held.curve(self._kept, self._settings.taken * _group(self._layers))
-        choice = Choice.within(self._budget, self._kept, curve, whole=self._limit)
+        choice = self._choice()
         return Erased(
             choice,
             (1 - self._carried.clamp(0, 1)).cpu(),
@@ -315,6 +317,10 @@ class _Run:
             self._successors,
             self._settled and choice.pruned == choice.kept,
         )
+
+    def _choice(self) -> Choice:
+        curve = self._held.curve(self._kept, self._settings.taken * _group(self._layers))
+        return Choice.within(self._budget, self._kept, curve, whole=self._limit)
 
     def _take_out(self, trials: Trials) -> None:
         """Take out units until the triggers fail, or none weakens them, or no more may be spent."""
