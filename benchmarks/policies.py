@@ -188,11 +188,8 @@ def paired(cells: dict[str, Any]) -> str:
     }
     lines = [f"| ONP less | pairs | {' | '.join(figures)} |", "| --- " * (2 + len(figures)) + "|"]
     for kind, (title, _) in SEARCHES.items():
-        pairs = [
-            (value, cells[key.replace(f"|{kind}|", "|onp|")])
-            for key, value in cells.items()
-            if f"|{kind}|" in key and kind != "onp"
-        ]
+        matching = {key: key.replace(f"|{kind}|", "|onp|") for key in cells if f"|{kind}|" in key}
+        pairs = [(cells[key], cells[onp]) for key, onp in matching.items() if onp in cells and kind != "onp"]
         if len(pairs) < 2:
             continue
         row = []
@@ -201,7 +198,7 @@ def paired(cells: dict[str, Any]) -> str:
             interval = bootstrap(
                 (differences,), np.mean, n_resamples=10_000, method="percentile", rng=0
             ).confidence_interval
-            mean, low, high = (form.format(value + 0.0) for value in (np.mean(differences), *interval))
+            mean, low, high = (form.format(value) for value in (np.mean(differences), *interval))
             row.append(f"{mean} ({low} to {high})")
         lines.append(f"| {title} | {len(pairs)} | {' | '.join(row)} |")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from planted import BACKDOOR, CLASSES, CLEAN, CONVENTION, SPARE, TARGET, Planted, case_of, corner, found_units
 from secateur.data import example_input
 from secateur.errors import MethodError
-from secateur.expose import Exposed, Findings, Inversion, LabelScores, Succeeding, success_of
+from secateur.expose import Exposed, Findings, Inversion, InvertedTrigger, LabelScores, Succeeding, success_of
 from secateur.repair.dominance import Dominance
 from secateur.repair.erasing import IMPROVEMENTS, Erased, Erasing, Improving
 from secateur.repair.trials import Trials
@@ -139,8 +139,7 @@ def test_of_better_choices_the_first_that_can_be_paid_is_taken() -> None:
     assert erased.settled
 
 
-def improved(kept: Sequence[int], improve: Improving) -> Erased:
-    found = corner()
+def improved(found: InvertedTrigger, kept: Sequence[int], improve: Improving) -> Erased:
     others = [replace(found, label=label, norm=10.0) for label in range(CLASSES) if label != TARGET]
     return Erasing(share=0.25).improved(
         case_of(Planted()), found, kept, improve, triggers=[found, *others], budget=0.02, shift=True
@@ -149,12 +148,12 @@ def improved(kept: Sequence[int], improve: Improving) -> Erased:
 
 def test_it_goes_on_from_units_taken_out_in_another_way() -> None:
     kept = [min(BACKDOOR), len(found_units(Planted())[1]) - SPARE]
-    improve = Naive(BACKDOOR)
-    erased = improved(kept, improve)
+    found, improve = corner(), Naive(BACKDOOR)
+    erased = improved(found, kept, improve)
     assert improve.begun == [set(kept)]
     assert set(erased.choice.pruned) == BACKDOOR
     assert erased.settled
-    assert [trigger.norm for trigger in erased.defeated] == [corner().norm]
+    assert erased.defeated == (found,)
     assert erased.scores[list(BACKDOOR)].max() < 0.6
 
 
@@ -163,11 +162,11 @@ def test_it_goes_on_from_what_can_be_paid() -> None:
     dear = [*sorted(BACKDOOR), 0, 1]
     better = BACKDOOR | {len(found_units(Planted())[1]) - SPARE}
     improve = Naive(better)
-    erased = improved(dear, improve)
+    erased = improved(corner(), dear, improve)
     assert improve.begun == [BACKDOOR]
     assert set(erased.choice.pruned) == better
     # What could not be paid is still told where nothing better is found.
-    erased = improved(dear, Naive(BACKDOOR))
+    erased = improved(corner(), dear, Naive(BACKDOOR))
     assert set(erased.choice.pruned) == BACKDOOR
     assert set(erased.choice.kept) == set(dear)
 
