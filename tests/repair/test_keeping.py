@@ -153,7 +153,8 @@ def test_a_polish_is_kept_with_what_it_changed() -> None:
     answers = result.network(CLEAN.choose.images).argmax(1)
     assert result.tuned.accuracy.hits == int((answers == CLEAN.choose.labels).sum())
     assert result.tuned.pruned == len(result.recipe.units) > 0
-    assert "was polished. Accuracy went from 100.0 to 100.0 % of 40 held-out images" in note
+    assert "was polished, and then again on all " in note
+    assert "Accuracy went from 100.0 to 100.0 % of 40 held-out images" in note
     assert "and the mean loss there from " in note
     assert "from 0.0 to 0.0 % of 32 held-out images" in note
     assert note.endswith("not cheap.")
@@ -262,7 +263,7 @@ def test_where_the_backdoor_comes_back_triggers_are_shown_more_often() -> None:
 
     kept, note = attempt(0.25)
     assert kept is not None, note
-    assert "polished twice, with known triggers on more images. Accuracy" in note
+    assert "polished twice, with known triggers on more images, and then again on all" in note
     assert "gained most went from 0.0 to 0.0 %" in note
     kept, note = attempt(0.2)
     assert kept is None
@@ -284,11 +285,56 @@ class Cautious(Polishing):
 def test_where_accuracy_is_lost_the_doubtful_triggers_are_left_out() -> None:
     kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1}, doubtful=[corner()])
     assert kept is not None
-    assert "polished, and once more without the doubtful triggers. Accuracy" in note
+    assert "polished, and once more without the doubtful triggers, and then again on all" in note
     assert "Of known triggers (1)" in note
     kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1})
     assert kept is not None
     assert "once more" not in note
+
+
+@dataclass(frozen=True)
+class Growing(Polishing):
+    """Forgets the last class on few images, and is as `then` says on all of them."""
+
+    then: Callable[[], nn.Module] = Planted
+
+    def __call__(
+        self, network: nn.Module, teacher: nn.Module, learn: LabelledImages, *_: Any, **_more: Any
+    ) -> nn.Module:
+        if len(learn) > len(CLEAN.learn):
+            return self.then().eval()
+        polished = without_backdoor(Planted()).eval()
+        if len(learn) < len(CLEAN.learn):
+            polished.answer.weight.data[0] = 0.0
+        return polished
+
+
+def test_what_is_kept_was_fitted_to_all_images_and_judged_without_the_held_out_ones() -> None:
+    def forgetful() -> nn.Module:
+        network = without_backdoor(Planted())
+        network.answer.weight.data[0] = 0.0
+        return network
+
+    kept, (note,) = attempted(Growing(then=forgetful), without_backdoor(Planted()), {-1})
+    assert kept is not None
+    assert same(kept.network, forgetful())
+    assert kept.point.accuracy.value == 1.0
+    assert f"again on all {len(CLEAN.learn) + len(CLEAN.choose)} images" in note
+
+
+def test_what_is_lost_on_few_images_is_not_tried_on_all() -> None:
+    half = CleanData(CLEAN.learn.subset(torch.arange(4)), CLEAN.choose, CONVENTION)
+    kept, (note,) = attempted(
+        Growing(then=lambda: pytest.fail("tried")), without_backdoor(Planted()), {-1}, half
+    )
+    assert kept is None
+    assert "again on all" not in note
+
+
+def test_triggers_are_inverted_again_on_what_was_fitted_to_all_images() -> None:
+    kept, (note,) = attempted(Growing(then=Planted), without_backdoor(Planted()), {-1})
+    assert kept is None
+    assert note.endswith("they are cheap.")
 
 
 def test_a_trigger_that_is_cheap_only_after_polishing_discards_it() -> None:

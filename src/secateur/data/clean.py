@@ -15,7 +15,7 @@ class CleanData:
     Attributes
     ----------
     learn, choose
-        Disjoint. Nothing is ever fitted to `choose`.
+        Disjoint. Nothing that is judged by `choose` was fitted to it.
     convention
         How the images become network input.
     class_names

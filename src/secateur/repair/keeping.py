@@ -11,7 +11,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.data import CleanData
+from secateur.data import CleanData, LabelledImages
 from secateur.expose import (
     Case,
     Found,
@@ -40,7 +40,7 @@ class Polished:
     network
         Its answers are logits only where those of the network it comes from were.
     point
-        Its accuracy on held-out images, against the network as it came.
+        Accuracy on held-out images, against the network as it came, of the same polish without them.
     """
 
     network: nn.Module
@@ -86,7 +86,8 @@ class Attempt:
     Attributes
     ----------
     network
-        In evaluation mode, answering with logits.
+        In evaluation mode, answering with logits. If it was fitted to all images in the end, the rest is of
+        the same polish without the held-out ones.
     accuracy
         On which held-out images the network is right.
     losses
@@ -128,7 +129,9 @@ def polish(
 
     If known triggers come back it is polished once more, with triggers on more images (the root of their
     share). If accuracy is lost it is polished once more without those that are doubtful: they may be what a
-    clean image shows. The case keeps stages and notes. For `shift` see `prune`.
+    clean image shows. What held-out images have nothing to say against is done again with these images as
+    well, which is what is kept: there are few, and each tells more of the clean task. The case keeps stages
+    and notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -148,11 +151,11 @@ def polish(
     layers, clean = case.discovery.layers, case.clean
     without = partial(prune, layers=layers, units=units, shift=shift)
 
-    def attempt(polishing: Polishing, shown: Sequence[Found]) -> Attempt:
-        polished = polishing(
+    def fitted(images: LabelledImages) -> nn.Module:
+        return polishing(
             pruned,
             case.network,
-            clean.learn,
+            images,
             clean.convention,
             layers=layers,
             units=units,
@@ -161,6 +164,9 @@ def polish(
             generator=case.generator,
             progress=case.progress,
         )
+
+    def attempt() -> Attempt:
+        polished = fitted(clean.learn)
         right, loss = held_out(polished, clean)
         changes = [
             Change(flags, fooled(polished, trigger, clean, without))
@@ -172,15 +178,23 @@ def polish(
         # A copy made here answers with logits as well, also later.
         pruned = without(case.network)
         right_before, loss_before = held_out(pruned, clean)
-        before = [fooled(pruned, trigger, clean, without) for trigger in (*known, *doubtful)]
-        done, how = attempt(polishing, (*known, *doubtful)), "polished"
+        shown = (*known, *doubtful)
+        before = [fooled(pruned, trigger, clean, without) for trigger in shown]
+        done, how = attempt(), "polished"
         if done.back:
             polishing = replace(polishing, stamped=polishing.stamped**0.5)
-            done = attempt(polishing, (*known, *doubtful))
+            done = attempt()
             how += " twice, with known triggers on more images"
         if doubtful and done.worse:
-            done = attempt(polishing, known)
+            shown = (*known,)
+            done = attempt()
             how += ", and once more without the doubtful triggers"
+        if not (done.worse or done.back):
+            everything = clean.together()
+            done = replace(done, network=fitted(everything))
+            how += (
+                f", and then again on all {len(everything)} images (accuracy and known triggers: before that)"
+            )
     with case.stage("checking the polish"):
         kept, facts = compare(pruned, done, len(units), successors=successors, settled=settled)
     outcome = "" if kept else ", and the polish was discarded"
