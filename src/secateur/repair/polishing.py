@@ -62,8 +62,8 @@ class Polishing:
         Of forward passes.
     """
 
-    passes: int = 40
-    rate: float = 2e-4
+    passes: int = 20
+    rate: float = 4e-4
     batch_size: int = 64
     temperature: float = 2.0
     moved: float = 0.04
