@@ -16,7 +16,9 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.stats import bootstrap
 
 from secateur import __version__
 from secateur.data import CleanData, open_images, read_trigger, sample_clean
@@ -142,6 +144,15 @@ def spread(found: list[dict], name: str) -> str:
         return "no trigger"
     middle = f"{statistics.median(values):.1f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
+
+
+def mean_difference(differences: list[float], form: str) -> str:
+    """Return the mean of paired differences and the 95 % percentile interval of 10,000 bootstrap samples."""
+    interval = bootstrap(
+        (differences,), np.mean, n_resamples=10_000, method="percentile", rng=0
+    ).confidence_interval
+    mean, low, high = (form.format(value) for value in (np.mean(differences), *interval))
+    return f"{mean} ({low} to {high})"
 
 
 def main() -> None:

@@ -2,12 +2,11 @@
 
     python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--parts repair onp recovery detectors]
         [--detectors NAME ...]
-    python benchmarks/exposure.py --table
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
 images how the recovered one does, how well detectors tell triggered images from clean ones, and ACC and ASR
 (on all test images) before and after RNP and ONP, which take what the scan exposed if it is evidence. Results
-go to ``benchmarks/results/exposure.json``; what is there is not measured again.
+go to ``benchmarks/results/exposure.json``; what is there is not measured again. ``tables.py`` renders them.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, cell, clean_data, images, load, unpolished
+from checkpoints import HERE, SHARED, cell, clean_data, images, load, mean_difference, unpolished
 from repairs import SAMPLES, Specimen
 from torch import nn
 
@@ -278,7 +277,6 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--detectors", nargs="*", default=sorted(detectors()))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="only render the tables")
     options = parser.parse_args()
     stored = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
     cells = stored["cells"]
@@ -289,31 +287,29 @@ def main() -> None:
         for key, value in found.items():
             print(key, json.dumps(value)[:200], flush=True)
 
-    if not options.table:
-        for name in options.only or names(options):
-            subject = Subject(name, options)
-            if f"{name}|before" not in cells:
-                keep({f"{name}|before": subject.measure(subject.model.network)})
-            methods = [kind for kind in METHODS if kind in options.parts]
-            for seed in options.seeds if methods else ():
-                missing = [kind for kind in ("scan", *methods) if f"{name}|{kind}|{seed}" not in cells]
-                if missing:
-                    scan, revealed = scanned(subject, seed)
-                if "scan" in missing:
-                    keep({f"{name}|scan|{seed}": scan})
-                for kind in methods:
-                    if kind in missing:
-                        keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
-            recover = "recovery" in options.parts and subject.target is not None
-            for seed in options.seeds if recover else ():
-                if f"{name}|recovery|{seed}" not in cells:
-                    keep({f"{name}|recovery|{seed}": recovered(subject, seed)})
-            detect = "detectors" in options.parts and subject.trigger is not None
-            wanted = options.detectors if detect else []
-            for seed, kind in product(options.seeds, wanted):
-                if f"{name}|{kind}|{seed}" not in cells:
-                    keep({f"{name}|{kind}|{seed}": separated(subject, seed, kind)})
-    print(table(cells), pairs(cells), sep="\n\n")
+    for name in options.only or names(options):
+        subject = Subject(name, options)
+        if f"{name}|before" not in cells:
+            keep({f"{name}|before": subject.measure(subject.model.network)})
+        methods = [kind for kind in METHODS if kind in options.parts]
+        for seed in options.seeds if methods else ():
+            missing = [kind for kind in ("scan", *methods) if f"{name}|{kind}|{seed}" not in cells]
+            if missing:
+                scan, revealed = scanned(subject, seed)
+            if "scan" in missing:
+                keep({f"{name}|scan|{seed}": scan})
+            for kind in methods:
+                if kind in missing:
+                    keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
+        recover = "recovery" in options.parts and subject.target is not None
+        for seed in options.seeds if recover else ():
+            if f"{name}|recovery|{seed}" not in cells:
+                keep({f"{name}|recovery|{seed}": recovered(subject, seed)})
+        detect = "detectors" in options.parts and subject.trigger is not None
+        wanted = options.detectors if detect else []
+        for seed, kind in product(options.seeds, wanted):
+            if f"{name}|{kind}|{seed}" not in cells:
+                keep({f"{name}|{kind}|{seed}": separated(subject, seed, kind)})
 
 
 def names(options: argparse.Namespace) -> list[str]:
@@ -399,6 +395,7 @@ def pairs(cells: dict[str, Any]) -> str:
         "| network, seed | RNP | ONP | RNP without polish | ONP without polish | units | s |",
         "| --- " * 7 + "|",
     ]
+    attacked = []
     for key, improved in cells.items():
         name, kind, *seed = key.split("|")
         first = cells.get(f"{name}|repair|{seed[0]}") if kind == "onp" else None
@@ -408,6 +405,13 @@ def pairs(cells: dict[str, Any]) -> str:
         shown = [*(acc_asr(one) for one in both), *(acc_asr(one.get("unpolished", one)) for one in both)]
         units, seconds = (", ".join(f"{one[what]:.0f}" for one in both) for what in ("pruned", "seconds"))
         lines.append(f"| `{name}`, {seed[0]} | {' | '.join(shown)} | {units} | {seconds} |")
+        if improved["asr"]:
+            attacked.append(both)
+    acc, asr = (
+        mean_difference([100 * (onp[what]["value"] - rnp[what]["value"]) for rnp, onp in attacked], "{:+.1f}")
+        for what in ("acc", "asr")
+    )
+    lines.append(f"\nONP less RNP over these {len(attacked)} backdoors: ACC {acc} points, ASR {asr} points.")
     return "\n".join(lines)
 
 

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from checkpoints import HERE, SHARED
+from checkpoints import HERE, SHARED, mean_difference
 from exposure import Subject
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
@@ -29,7 +28,6 @@ from matplotlib.figure import Figure
 from problems import Problem, problem
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scipy.stats import bootstrap
 from searches import SEARCHES, searched
 from torch import Tensor
 
@@ -194,12 +192,7 @@ def paired(cells: dict[str, Any]) -> str:
             continue
         row = []
         for form, of in figures.values():
-            differences = [of(onp) - of(other) for other, onp in pairs]
-            interval = bootstrap(
-                (differences,), np.mean, n_resamples=10_000, method="percentile", rng=0
-            ).confidence_interval
-            mean, low, high = (form.format(value) for value in (np.mean(differences), *interval))
-            row.append(f"{mean} ({low} to {high})")
+            row.append(mean_difference([of(onp) - of(other) for other, onp in pairs], form))
         lines.append(f"| {title} | {len(pairs)} | {' | '.join(row)} |")
     return "\n".join(lines)
 

@@ -2,14 +2,12 @@
 
     secateur specimen --list benchmarks/specimens/small.toml --out .specimens
     python benchmarks/repairs.py [--specimens .specimens] [--only NAME ...] [--repairs paper rnp onp]
-    python benchmarks/repairs.py --tables
 
 Every repair starts from 500 clean training images and is measured afterwards on all test images; a
 specimen's trigger is read only then. RNP and ONP go on from the same exposed network, whose seconds count for
 both. Results go to ``benchmarks/results/specimens/NAME.json``, cards to
 ``benchmarks/specimens/cards/NAME.json``; what is there for the same weights is not measured again unless
-``--fresh`` is given. Several processes may share the work by different ``--only``. ``--tables`` only renders
-the tables.
+``--fresh`` is given. Several processes may share the work by different ``--only``. ``tables.py`` renders all.
 """
 
 import argparse
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, row, spread, unpolished
+from checkpoints import HERE, SHARED, mean_difference, row, spread, unpolished
 
 from secateur import __version__
 from secateur.attacks import Goal, read_any_trigger
@@ -273,7 +271,8 @@ def repair_table(folder: Path) -> str:
         labels = [value["named"] for key, value in stored["cells"].items() if key.startswith("rnp|")]
         cells.append(", ".join("none" if label is None else str(label) for label in labels))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *(mean_line(folder, kind) for kind in REPAIRS), right_line(folder)])
+    means = (mean_line(folder, kind) for kind in REPAIRS)
+    return "\n".join([*lines, *means, paired_line(folder), right_line(folder)])
 
 
 def mean_line(folder: Path, kind: str) -> str:
@@ -291,6 +290,23 @@ def mean_line(folder: Path, kind: str) -> str:
         f"\n{REPAIRS[kind][0]}: mean ASR {statistics.mean(asr):.1f} %, "
         f"mean loss of ACC {statistics.mean(loss):.1f} points over {len(asr)} attacks."
     )
+
+
+def paired_line(folder: Path) -> str:
+    """Say how far ONP is from RNP on the same attacks and seeds, on average."""
+    pairs = [
+        (stored["cells"][f"rnp|{key.removeprefix('onp|')}"], value)
+        for _, stored in results(folder)
+        for key, value in stored["cells"].items()
+        if key.startswith("onp|") and value["asr"]
+    ]
+    if len(pairs) < 2:
+        return ""
+    acc, asr = (
+        mean_difference([100 * (onp[what]["value"] - rnp[what]["value"]) for rnp, onp in pairs], "{:+.1f}")
+        for what in ("acc", "asr")
+    )
+    return f"\nONP less RNP on {len(pairs)} of them, same seeds: ACC {acc} points, ASR {asr} points."
 
 
 def right_line(folder: Path) -> str:
@@ -325,27 +341,24 @@ def main() -> None:
     parser.add_argument("--repairs", nargs="*", choices=list(REPAIRS), default=list(REPAIRS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--fresh", action="store_true", help="measure the chosen repairs and seeds again")
-    parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if not options.tables:
-        folders = sorted(path.parent for path in options.specimens.glob(f"*/{CARD}"))
-        chosen = [folder for folder in folders if options.only is None or folder.name in options.only]
-        sizes = [Specimen(folder).card["convention"] for folder in chosen]
-        remarks = {name: recipe.remark for name, recipe in read_list(LIST).items()}
-        test: LabelledImages | None = None
-        for folder, convention in zip(chosen, sizes, strict=True):
-            if test is None or list(test.images.shape[2:]) != convention["size"]:
-                dataset = open_images(
-                    options.data,
-                    split="test",
-                    size=tuple(convention["size"]),
-                    channels=convention["channels"],
-                )
-                read = read_images(dataset, Silent())
-                test = LabelledImages(read.images.float() / 255, read.labels)
-            measure_all(folder, options, test, remarks)
-    print(specimen_table(CARDS), repair_table(options.out), sep="\n\n")
+    folders = sorted(path.parent for path in options.specimens.glob(f"*/{CARD}"))
+    chosen = [folder for folder in folders if options.only is None or folder.name in options.only]
+    sizes = [Specimen(folder).card["convention"] for folder in chosen]
+    remarks = {name: recipe.remark for name, recipe in read_list(LIST).items()}
+    test: LabelledImages | None = None
+    for folder, convention in zip(chosen, sizes, strict=True):
+        if test is None or list(test.images.shape[2:]) != convention["size"]:
+            dataset = open_images(
+                options.data,
+                split="test",
+                size=tuple(convention["size"]),
+                channels=convention["channels"],
+            )
+            read = read_images(dataset, Silent())
+            test = LabelledImages(read.images.float() / 255, read.labels)
+        measure_all(folder, options, test, remarks)
 
 
 if __name__ == "__main__":
