@@ -1,12 +1,13 @@
 """Measure what a network reveals, labels, triggers and samples, and what a repair makes of it.
 
     python benchmarks/exposure.py [--only NAME ...] [--seeds 0 1 2] [--parts repair onp recovery detectors]
-        [--detectors NAME ...]
+        [--detectors NAME ...] [--fresh]
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
 images how the recovered one does, how well detectors tell triggered images from clean ones, and ACC and ASR
 (on all test images) before and after RNP and ONP, which take what the scan exposed if it is evidence. Results
-go to ``benchmarks/results/exposure.json``; what is there is not measured again. ``tables.py`` renders them.
+go to ``benchmarks/results/exposure.json``; what is there is not measured again, but for repairs with
+``--fresh``. ``tables.py`` renders them.
 """
 
 import argparse
@@ -276,6 +277,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--detectors", nargs="*", default=sorted(detectors()))
+    parser.add_argument("--fresh", action="store_true", help="repair again where that was measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     stored = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
@@ -293,7 +295,9 @@ def main() -> None:
             keep({f"{name}|before": subject.measure(subject.model.network)})
         methods = [kind for kind in METHODS if kind in options.parts]
         for seed in options.seeds if methods else ():
-            missing = [kind for kind in ("scan", *methods) if f"{name}|{kind}|{seed}" not in cells]
+            again = methods if options.fresh else []
+            kinds = ("scan", *methods)
+            missing = [kind for kind in kinds if kind in again or f"{name}|{kind}|{seed}" not in cells]
             if missing:
                 scan, revealed = scanned(subject, seed)
             if "scan" in missing:
