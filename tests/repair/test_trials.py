@@ -4,12 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from planted import BACKDOOR, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
 from secateur.expose import images_of_others
 from secateur.repair.dominance import Dominance
-from secateur.repair.trials import FREE, Trials
+from secateur.repair.trials import FREE, Trials, _mixed
 
 
 def trials(network: nn.Module) -> tuple[Trials, torch.Tensor]:
@@ -41,6 +42,30 @@ def test_the_strength_is_what_is_left_of_the_margin() -> None:
     left = (margin(network) - safe) / (whole - safe)
     assert 0 < left < 1
     assert tried.now.strength == pytest.approx(left, abs=1e-3)
+
+
+def test_the_cost_is_the_divergence_on_mixed_images() -> None:
+    network = Planted()
+    tried, masks = trials(network)
+    masks[0] = 0
+    tried.settle(masks)
+    images = CLEAN.learn.images
+    mixed = _mixed(images)
+    assert torch.equal(mixed, _mixed(images))
+    assert not torch.isclose(mixed, images).flatten(1).all(1).any()
+
+    def answers(inputs: torch.Tensor) -> torch.Tensor:
+        return (network(CONVENTION.normalise(inputs)) / 2.0).log_softmax(1)
+
+    with torch.no_grad():
+        before, plain = answers(mixed), answers(images)
+        network.answer.weight[:, 0] = 0.0
+        cost, other = (
+            float(F.kl_div(answers(inputs), wanted, log_target=True, reduction="batchmean"))
+            for inputs, wanted in ((mixed, before), (images, plain))
+        )
+    assert tried.now.cost == pytest.approx(cost, abs=1e-5)
+    assert abs(cost - other) > 0.01
 
 
 def test_an_image_is_safe_at_the_margin_of_clean_ones() -> None:

@@ -252,7 +252,7 @@ def test_what_leaves_more_of_the_triggers_than_the_first_choice_is_never_kept() 
     observation, reward, *_ = environment.step(np.int64(FIRST))
     assert (reward, observation["pruned"][FIRST]) == (0, 1)
     observation, reward, *_ = environment.step(np.int64(TARGET))
-    assert reward > 0.4
+    assert reward > 0.2
     assert not observation["pruned"][TARGET]
     assert [state.pruned for state in environment.path] == [{*BACKDOOR, TARGET}, BACKDOOR]
 
