@@ -86,18 +86,19 @@ class Erased:
 class Erasing:
     """Take out the units that carry inverted triggers at the least cost to clean answers.
 
-    A trigger's strength is what is left of the mean margin of its label (of the best that changes the answer,
-    if it has none) over the best other one, on stamped learning images, see `Measured`. The cost is the
-    divergence of the pruned network's answers from those of the network as it came on clean images, both
-    softened by `temperature` (its accuracy on images that it was trained on would not tell). What each unit
-    would change is computed first (see `Trials.expect`); `candidates` groups of those with the best ratio of
-    what of the triggers goes to what that costs are taken out for trial. The `taken` ones with the best ratio
-    of what the strength falls by to what the cost rises by go, if worth it, and what to expect is computed
-    anew. Where unlearning points to the same label, up to half of the images are shown to the unlearned
-    network instead: it knows the planted trigger, of which those inverted are only likenesses. Once the
-    triggers fail, units must be worth more (`price`), but go on: the planted trigger may be stronger. Then
-    units are put back that are not worth it now that the others are out. Others are inverted on the pruned
-    network, and so on, while any is cheap, for at most `rounds` rounds.
+    A trigger's strength is what is left of the mean margin of its label (of the best that changes the
+    answer, if it has none) over the best other one, on stamped learning images, see `Measured`. The cost
+    is the divergence of the pruned network's answers from those of the network as it came on clean images
+    that are mixed with each other, both softened by `temperature` (images that it was trained on would
+    not tell). What each unit would change is computed first (see `Trials.expect`); `candidates` groups of
+    those with the best ratio of what of the triggers goes to what that costs are taken out for trial. The
+    `taken` ones with the best ratio of what the strength falls by to what the cost rises by go, if worth
+    it, and what to expect is computed anew. Where unlearning points to the same label, up to half of the
+    images are shown to the unlearned network instead: it knows the planted trigger, of which those
+    inverted are only likenesses. Once the triggers fail, units must be worth more (`price`), but go on:
+    the planted trigger may be stronger. Then units are put back that are not worth it now that the others
+    are out. Others are inverted on the pruned network, and so on, while any is cheap, for at most
+    `rounds` rounds.
 
     Attributes
     ----------
