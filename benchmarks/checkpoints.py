@@ -155,6 +155,17 @@ def mean_difference(differences: list[float], form: str) -> str:
     return f"{mean} ({low} to {high})"
 
 
+def onp_less_rnp(pairs: list[tuple[dict, dict]], of: str) -> str:
+    """Say how far ONP is from RNP, given what both came to on the same networks and seeds."""
+    if len(pairs) < 2:
+        return ""
+    acc, asr = (
+        mean_difference([100 * (onp[what]["value"] - rnp[what]["value"]) for rnp, onp in pairs], "{:+.1f}")
+        for what in ("acc", "asr")
+    )
+    return f"\nONP less RNP {of.format(len(pairs))}: ACC {acc} points, ASR {asr} points."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, cell, clean_data, images, load, mean_difference, unpolished
+from checkpoints import HERE, SHARED, cell, clean_data, images, load, onp_less_rnp, unpolished
 from repairs import SAMPLES, Specimen
 from torch import nn
 
@@ -411,11 +411,7 @@ def pairs(cells: dict[str, Any]) -> str:
         lines.append(f"| `{name}`, {seed[0]} | {' | '.join(shown)} | {units} | {seconds} |")
         if improved["asr"]:
             attacked.append(both)
-    acc, asr = (
-        mean_difference([100 * (onp[what]["value"] - rnp[what]["value"]) for rnp, onp in attacked], "{:+.1f}")
-        for what in ("acc", "asr")
-    )
-    lines.append(f"\nONP less RNP over these {len(attacked)} backdoors: ACC {acc} points, ASR {asr} points.")
+    lines.append(onp_less_rnp(attacked, "over these {} backdoors"))
     return "\n".join(lines)
 
 

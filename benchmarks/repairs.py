@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import HERE, SHARED, mean_difference, row, spread, unpolished
+from checkpoints import HERE, SHARED, onp_less_rnp, row, spread, unpolished
 
 from secateur import __version__
 from secateur.attacks import Goal, read_any_trigger
@@ -295,18 +295,12 @@ def mean_line(folder: Path, kind: str) -> str:
 def paired_line(folder: Path) -> str:
     """Say how far ONP is from RNP on the same attacks and seeds, on average."""
     pairs = [
-        (stored["cells"][f"rnp|{key.removeprefix('onp|')}"], value)
+        (stored["cells"][key.replace("onp|", "rnp|")], value)
         for _, stored in results(folder)
         for key, value in stored["cells"].items()
-        if key.startswith("onp|") and value["asr"]
+        if key.startswith("onp|") and value["asr"] and key.replace("onp|", "rnp|") in stored["cells"]
     ]
-    if len(pairs) < 2:
-        return ""
-    acc, asr = (
-        mean_difference([100 * (onp[what]["value"] - rnp[what]["value"]) for rnp, onp in pairs], "{:+.1f}")
-        for what in ("acc", "asr")
-    )
-    return f"\nONP less RNP on {len(pairs)} of them, same seeds: ACC {acc} points, ASR {asr} points."
+    return onp_less_rnp(pairs, "on {} of them, same seeds")
 
 
 def right_line(folder: Path) -> str:

@@ -294,7 +294,7 @@ def test_where_accuracy_is_lost_the_doubtful_triggers_are_left_out() -> None:
 
 @dataclass(frozen=True)
 class Growing(Polishing):
-    """Forgets the last class on few images, and is as `then` says on all of them."""
+    """Forgets a class on fewer images than there are to learn from, and is as `then` says on all."""
 
     then: Callable[[], nn.Module] = Planted
 

@@ -253,6 +253,7 @@ def test_what_leaves_more_of_the_triggers_than_the_first_choice_is_never_kept() 
     assert (reward, observation["pruned"][FIRST]) == (0, 1)
     observation, reward, *_ = environment.step(np.int64(TARGET))
     assert reward > 0.2
+    assert reward == pytest.approx(environment.best.worth - environment.path[0].worth)
     assert not observation["pruned"][TARGET]
     assert [state.pruned for state in environment.path] == [{*BACKDOOR, TARGET}, BACKDOOR]
 
