@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from checkpoints import HERE, SHARED, cell, clean_data, images, load, onp_less_rnp, unpolished
+from joint import Joint
 from repairs import SAMPLES, Specimen
 from torch import nn
 
@@ -38,7 +39,7 @@ from secateur.expose import (
 from secateur.expose.samples import Filter, create, detectors
 from secateur.files import write_text
 from secateur.models import duplicate
-from secateur.repair import ONP, RNP
+from secateur.repair import Repair
 from secateur.statistics import Proportion
 
 RESULTS = HERE / "results" / "exposure.json"
@@ -47,7 +48,7 @@ SHARE = 0.1
 HALFWAY = 0.5
 """Clean accuracy at which a network counts as half unlearned."""
 PARTS = ("repair", "onp", "recovery", "detectors")
-METHODS = {"repair": RNP(), "onp": ONP()}
+METHODS = ("repair", "onp")
 JUDGED = 1000
 """Test images of each kind, clean and triggered, that detectors are tried on."""
 
@@ -147,25 +148,14 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
     return result, revealed
 
 
-def repaired(subject: Subject, seed: int, revealed: Exposed, method: RNP) -> dict[str, Any]:
-    """Repair, with what a scan exposed if that is evidence, and measure that.
-
-    A repair acts on less than evidence: without any, it looks for itself, as it does for its users.
-    """
-    start = time.perf_counter()
-    repair = method(
-        subject.model.network,
-        subject.clean(seed),
-        generator=torch.Generator().manual_seed(seed),
-        exposed=revealed if revealed.findings.found else None,
-    )
-    seconds = round(time.perf_counter() - start, 1)
+def repaired(subject: Subject, repair: Repair) -> dict[str, Any]:
+    """Measure what a repair came to."""
     result = subject.measure(repair.network) | {
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
         "units": repair.discovery.total,
         "notes": repair.notes,
-        "seconds": seconds,
+        "seconds": round(sum(repair.seconds.values()), 1),
     }
     if repair.learning:
         result["searches"] = [
@@ -302,9 +292,14 @@ def main() -> None:
                 scan, revealed = scanned(subject, seed)
             if "scan" in missing:
                 keep({f"{name}|scan|{seed}": scan})
+            if any(kind in missing for kind in methods):
+                # A repair acts on less than evidence: without any, it looks for itself, as it does for users.
+                known = revealed if revealed.findings.found else None
+                joint = Joint(subject.model.network, subject.clean(seed), seed, known)
             for kind in methods:
                 if kind in missing:
-                    keep({f"{name}|{kind}|{seed}": repaired(subject, seed, revealed, METHODS[kind])})
+                    repair = joint.onp() if kind == "onp" else joint.rnp()
+                    keep({f"{name}|{kind}|{seed}": repaired(subject, repair)})
         recover = "recovery" in options.parts and subject.target is not None
         for seed in options.seeds if recover else ():
             if f"{name}|recovery|{seed}" not in cells:

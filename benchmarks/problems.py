@@ -12,7 +12,7 @@ import torch
 from exposure import Subject
 from torch import Tensor
 
-from secateur.expose import Case, Exposing, InvertedTrigger, flushed_denormals
+from secateur.expose import Case, Exposing, flushed_denormals
 from secateur.files import atomic_path
 from secateur.progress import Silent
 from secateur.repair import RNP
@@ -23,7 +23,6 @@ from secateur.repair.onp.search import Searching
 from secateur.repair.trials import Trials
 
 METHOD = RNP()
-BUDGET = METHOD.budget or 1.0
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,7 @@ def problem(
     case.network.requires_grad_(False)
     exposed, found = known["exposed"], known["found"]
     tried_on = partial(METHOD.erasing.trials, case.network, case.discovery.layers, shift=METHOD.shift)
-    with case.stage("searching"), Dominance.of(exposed, case.example) as dominance:
-        if dominance and dominance.label != found.label:
-            dominance = None
+    with case.stage("searching"), Dominance.beside(found, exposed, case.example) as dominance:
         trials, held = (
             tried_on(images, known["known"], pointed=dominance)
             for images in (case.clean, replace(case.clean, learn=case.clean.choose))
@@ -139,23 +136,16 @@ def problem(
 def repaired(case: Case) -> dict[str, Any] | None:
     """Return what RNP exposes, the triggers that it takes units out for, and these units."""
     with flushed_denormals():
-        exposed = Exposing(METHOD.unlearning, METHOD.search, METHOD.shift)(case, None)
-        found, how = exposed.findings.found, {"budget": BUDGET, "shift": METHOD.shift}
+        exposed = Exposing(METHOD.unlearning, METHOD.search, METHOD.shift)(case)
+        found = exposed.findings.found
         if found is None:
             return None
-        known, share = [found], METHOD.silencing.share
-        if exposed.exposure:
-            with Dominance.of(exposed, case.example) as pointed:
-                erased = METHOD.erasing(
-                    case,
-                    found,
-                    triggers=exposed.findings.triggers,
-                    pointed=pointed if pointed and pointed.label == found.label else None,
-                    **how,
-                )
-            choice, known, share = erased.choice, list(erased.defeated), METHOD.erasing.share
-        elif isinstance(found, InvertedTrigger):
-            choice, _ = METHOD.silencing(case, found, **how)
-        else:
-            return None
-    return {"exposed": exposed, "found": found, "known": known, "start": list(choice.pruned), "share": share}
+        chosen = METHOD.choose(case, exposed)
+    erased = chosen.erased
+    return {
+        "exposed": exposed,
+        "found": found,
+        "known": list(erased.defeated) if erased else [found],
+        "start": list(chosen.choice.pruned),
+        "share": METHOD.erasing.share if erased else METHOD.silencing.share,
+    }

@@ -4,8 +4,8 @@
     python benchmarks/repairs.py [--specimens .specimens] [--only NAME ...] [--repairs paper rnp onp]
 
 Every repair starts from 500 clean training images and is measured afterwards on all test images; a
-specimen's trigger is read only then. RNP and ONP go on from the same exposed network, whose seconds count for
-both. Results go to ``benchmarks/results/specimens/NAME.json``, cards to
+specimen's trigger is read only then. RNP and ONP share what they have in common; its time counts for both.
+Results go to ``benchmarks/results/specimens/NAME.json``, cards to
 ``benchmarks/specimens/cards/NAME.json``; what is there for the same weights is not measured again unless
 ``--fresh`` is given. Several processes may share the work by different ``--only``. ``tables.py`` renders all.
 """
@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 from checkpoints import HERE, SHARED, onp_less_rnp, row, spread, unpolished
+from joint import Joint
 
 from secateur import __version__
 from secateur.attacks import Goal, read_any_trigger
 from secateur.data import CleanData, LabelledImages, open_images, sample_clean
 from secateur.evaluation import backdoor_units, evaluate, overlap, trigger_activated_change
-from secateur.expose import Case, Exposed, Exposing, flushed_denormals
 from secateur.files import write_text
 from secateur.models import LoadedModel, load_model
 from secateur.progress import Silent
-from secateur.repair import RNP, Repair, RepairMethod, create
+from secateur.repair import Repair, create
 from secateur.specimens import CARD, TRIGGER, WEIGHTS, read_list
 from secateur.specimens.images import read_images
 from secateur.statistics import Proportion
@@ -39,12 +39,8 @@ from secateur.units import all_units
 RESULTS = HERE / "results" / "specimens"
 CARDS = HERE / "specimens" / "cards"
 LIST = HERE / "specimens" / "small.toml"
-REPAIRS: dict[str, tuple[str, RepairMethod]] = {
-    "paper": ("paper", create("rnp", "paper")),
-    "rnp": ("RNP", create("rnp")),
-    "onp": ("ONP", create("onp")),
-}
-"""What is measured: its title in the tables, and the method."""
+REPAIRS = {"paper": "paper", "rnp": "RNP", "onp": "ONP"}
+"""What is measured, with its title in the tables."""
 SAMPLES = 500
 ANALYSED = 1000
 """Test images on which the units that a trigger uses are found."""
@@ -80,18 +76,14 @@ class Specimen:
         dataset = open_images(data, split="train", size=convention.size, channels=convention.channels)
         return sample_clean(dataset, convention, samples=SAMPLES, seed=seed, num_classes=classes)
 
-    def exposed(self, seed: int, data: str) -> Exposed:
-        """Expose it as RNP and ONP do."""
-        generator, method = torch.Generator().manual_seed(seed), RNP()
-        case = Case.of(self.model.network, self.clean(seed, data), generator, Silent())
-        with flushed_denormals():
-            return Exposing(method.unlearning, method.search, method.shift)(case)
+    def paper(self, seed: int, data: str) -> Repair:
+        """Repair it as the paper of RNP does."""
+        generator = torch.Generator().manual_seed(seed)
+        return create("rnp", "paper")(self.model.network, self.clean(seed, data), generator=generator)
 
-    def repaired(self, kind: str, seed: int, data: str, exposed: Exposed | None) -> Repair:
-        """Repair it, and expose it first if it is not."""
-        known = {} if exposed is None else {"exposed": exposed}
-        method, generator = REPAIRS[kind][1], torch.Generator().manual_seed(seed)
-        return method(self.model.network, self.clean(seed, data), generator=generator, **known)
+    def joint(self, seed: int, data: str) -> Joint:
+        """Return what repairs it with RNP and ONP."""
+        return Joint(self.model.network, self.clean(seed, data), seed)
 
     @cached_property
     def attack(self) -> tuple[Any, list[int]] | None:
@@ -195,14 +187,16 @@ def measure_all(
         keep()
     used: tuple[int, ...] | None = None
     for seed in options.seeds:
-        exposed: Exposed | None = None
+        joint: Joint | None = None
         for kind in options.repairs:
             key = f"{kind}|{seed}"
             if key in stored["cells"]:
                 continue
-            if kind != "paper" and exposed is None:
-                exposed = specimen.exposed(seed, options.data)
-            result = specimen.repaired(kind, seed, options.data, None if kind == "paper" else exposed)
+            if kind == "paper":
+                result = specimen.paper(seed, options.data)
+            else:
+                joint = joint or specimen.joint(seed, options.data)
+                result = joint.onp() if kind == "onp" else joint.rnp()
             seconds = sum(result.seconds.values())
             if used is None:
                 stored["analysis"], used = analysis(specimen, result.discovery.layers, test)
@@ -252,7 +246,7 @@ def repair_table(folder: Path) -> str:
     """Render the repairs, median over seeds with the range, as Markdown."""
     lines = [
         "| specimen | before: ACC / ASR / RA | "
-        + "".join(f"{title}: ACC / ASR / RA | units | s | " for title, _ in REPAIRS.values())
+        + "".join(f"{title}: ACC / ASR / RA | units | s | " for title in REPAIRS.values())
         + "label named |",
         "| --- " * (3 + 3 * len(REPAIRS)) + "|",
     ]
@@ -287,7 +281,7 @@ def mean_line(folder: Path, kind: str) -> str:
     if not asr:
         return ""
     return (
-        f"\n{REPAIRS[kind][0]}: mean ASR {statistics.mean(asr):.1f} %, "
+        f"\n{REPAIRS[kind]}: mean ASR {statistics.mean(asr):.1f} %, "
         f"mean loss of ACC {statistics.mean(loss):.1f} points over {len(asr)} attacks."
     )
 

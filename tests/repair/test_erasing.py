@@ -26,17 +26,10 @@ def erase(
     improve: Improving | None = None,
     **settings: object,
 ) -> Erased:
-    found = corner()
+    found, case, erasing = corner(), case_of(network), Erasing(**settings)  # type: ignore[arg-type]
     others = [replace(found, label=label, norm=10.0) for label in range(CLASSES) if label != TARGET]
-    return Erasing(**settings)(  # type: ignore[arg-type]
-        case_of(network),
-        found,
-        triggers=[found, *others],
-        budget=budget,
-        shift=True,
-        pointed=pointed,
-        improve=improve,
-    )
+    erased = erasing(case, found, triggers=[found, *others], budget=budget, shift=True, pointed=pointed)
+    return erasing.improved(case, erased, improve, budget=budget, shift=True) if improve else erased
 
 
 def test_the_units_of_the_trigger_are_taken_and_the_clean_task_stays() -> None:
@@ -141,9 +134,9 @@ def test_of_better_choices_the_first_that_can_be_paid_is_taken() -> None:
 
 def improved(found: InvertedTrigger, kept: Sequence[int], improve: Improving) -> Erased:
     others = [replace(found, label=label, norm=10.0) for label in range(CLASSES) if label != TARGET]
-    return Erasing(share=0.25).improved(
-        case_of(Planted()), found, kept, improve, triggers=[found, *others], budget=0.02, shift=True
-    )
+    case, erasing = case_of(Planted()), Erasing(share=0.25)
+    begun = erasing.taken_over(case, found, kept, triggers=[found, *others], budget=0.02, shift=True)
+    return erasing.improved(case, begun, improve, budget=0.02, shift=True)
 
 
 def test_it_goes_on_from_units_taken_out_in_another_way() -> None:

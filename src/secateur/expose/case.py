@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,11 @@ class Case:
             )
         generator = generator or torch.Generator().manual_seed(0)
         return cls(work, clean, discovery, example, generator, progress or Silent())
+
+    def apart(self) -> "Case":
+        """Return another case of the same network, whose numbers, times and notes go on from here."""
+        generator = self.generator.clone_state()
+        return replace(self, generator=generator, seconds=dict(self.seconds), notes=list(self.notes))
 
     @contextmanager
     def stage(self, name: str, network: nn.Module | None = None) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -135,6 +136,13 @@ class Successors:
         self.looks: list[Look] = []
         self.last: list[Found] = []
         self.doubtful: list[Found] = []
+
+    def apart(self, case: Case) -> "Successors":
+        """Return a copy that goes on with another case of the same network; this one stays as it is."""
+        other = copy(self)
+        other._case = case
+        other._typical, other.looks = dict(self._typical), list(self.looks)
+        return other
 
     def beside(self, network: nn.Module) -> list[Found]:
         """Return the trigger found, and others of its kind, from other starts, that work."""

@@ -7,7 +7,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from secateur.expose import Exposed
+from secateur.expose import Exposed, Found
 from secateur.models import logits
 
 
@@ -51,6 +51,13 @@ class Dominance:
             return
         with logits(unlearned.requires_grad_(False), example):
             yield cls(labels.top, unlearned, (labels.support - 1) / 2)
+
+    @classmethod
+    @contextmanager
+    def beside(cls, found: Found, exposed: Exposed, example: Tensor) -> Iterator[Self | None]:
+        """Yield the same if it is of the label of a trigger, None otherwise."""
+        with cls.of(exposed, example) as pointed:
+            yield pointed if pointed and pointed.label == found.label else None
 
     def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         """Return the unlearned network, and the images as they are."""

@@ -57,9 +57,9 @@ class Erased:
     ----------
     choice
         The units, in order, and how far along them to prune.
-    scores
-        ``(total,)`` in ``[0, 1]``: 1 less the largest share of a trigger's margin that the unit carried when
-        it was looked at, to first order.
+    carried
+        ``(total,)``, the largest share of a trigger's margin that each unit carried when it was looked at, to
+        first order.
     triggers
         The trigger found, and the smallest of each look for others.
     defeated
@@ -74,12 +74,17 @@ class Erased:
     """
 
     choice: Choice
-    scores: Tensor
+    carried: Tensor
     triggers: tuple[Found, ...]
     defeated: tuple[Found, ...]
     doubtful: tuple[Found, ...]
     successors: Successors
     settled: bool
+
+    @property
+    def scores(self) -> Tensor:
+        """``(total,)`` in ``[0, 1]``: what of a trigger's margin each unit did not carry."""
+        return (1 - self.carried.clamp(0, 1)).cpu()
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,6 @@ class Erasing:
         budget: float,
         shift: bool,
         pointed: Dominance | None = None,
-        improve: Improving | None = None,
     ) -> Erased:
         """Choose what to prune.
 
@@ -174,43 +178,65 @@ class Erasing:
             Whether a pruned norm loses its bias too.
         pointed
             What unlearning points to, if that is the label of `found`.
-        improve
-            Goes on from the units that can be paid once no other trigger is cheap, or nothing more can be
-            done. What it finds is taken if no trigger that is inverted without these units is cheap; if one
-            is, it goes on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
         """
         successors = Successors(self.succeeding, case, found, triggers, shift=shift)
         run = _Run(self, case, successors, budget=budget, shift=shift, pointed=pointed)
         run.erase()
-        if improve:
-            run.improve(improve)
         return run.erased(found)
 
-    def improved(
+    def taken_over(
         self,
         case: Case,
         found: Found,
         kept: Sequence[int],
-        improve: Improving,
         *,
         triggers: Sequence[Found],
         budget: float,
         shift: bool,
     ) -> Erased:
-        """Go on from units that were taken out for a trigger in another way.
+        """Take over units that were taken out for a trigger in another way, be they more than may be.
 
         Parameters
         ----------
         kept
-            The units.
-        case, found, improve, triggers, budget, shift
+            The units, in order.
+        case, found, triggers, budget, shift
             As above.
         """
         successors = Successors(self.succeeding, case, found, triggers, shift=shift)
         run = _Run(self, case, successors, budget=budget, shift=shift, pointed=None)
-        run.begin(kept, found)
-        run.improve(improve)
+        run.take_over(kept, found)
         return run.erased(found)
+
+    def improved(
+        self,
+        case: Case,
+        erased: Erased,
+        improve: Improving,
+        *,
+        budget: float,
+        shift: bool,
+        pointed: Dominance | None = None,
+    ) -> Erased:
+        """Go on from the units that can be paid, once no other trigger is cheap or nothing more can be done.
+
+        A choice is taken if no trigger that is inverted without its units is cheap; if one is, the search
+        goes on from the same units with that trigger, too, `IMPROVEMENTS` times in all.
+
+        Parameters
+        ----------
+        erased
+            What erasing came to; stays as it is.
+        improve
+            Finds better choices.
+        case, budget, shift, pointed
+            As above.
+        """
+        successors = erased.successors.apart(case)
+        run = _Run(self, case, successors, budget=budget, shift=shift, pointed=pointed)
+        run.resume(erased)
+        run.improve(improve)
+        return run.erased(erased.triggers[0])
 
     def trials(
         self,
@@ -265,10 +291,16 @@ class _Run:
         self._doubtful: list[Found] = []
         self._settled = False
 
-    def begin(self, kept: Sequence[int], found: Found) -> None:
-        """Take over units that were taken out for a trigger, be they more than may be."""
+    def take_over(self, kept: Sequence[int], found: Found) -> None:
+        """Begin with units that were taken out for a trigger."""
         self._carried = self._trials([found]).slopes(self._flat)[0]
         self._kept, self._defeated = list(kept), [found]
+
+    def resume(self, erased: Erased) -> None:
+        """Begin where another run ended."""
+        self._carried, self._kept = erased.carried, list(erased.choice.kept)
+        self._defeated, self._doubtful = list(erased.defeated), list(erased.doubtful)
+        self._settled = erased.settled
         self._most = max(self._most, len(self._kept))
 
     def erase(self) -> None:
@@ -311,7 +343,7 @@ class _Run:
         choice = self._choice()
         return Erased(
             choice,
-            (1 - self._carried.clamp(0, 1)).cpu(),
+            self._carried,
             (found, *(look.smallest for look in self._successors.looks)),
             tuple(self._defeated),
             tuple(self._doubtful),

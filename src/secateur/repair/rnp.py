@@ -1,7 +1,7 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -27,7 +27,7 @@ from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import Erasing, Improving
+from secateur.repair.erasing import Erasing
 from secateur.repair.keeping import Polished, polish
 from secateur.repair.masking import choose_by_masks, recovered_masks
 from secateur.repair.notes import again_notes, found_note, nothing_small, stopped_notes
@@ -191,19 +191,44 @@ class RNP:
             case = Case.of(network, clean, generator, progress)
             exposed = Exposing(self.unlearning, self.search, self.shift)(case, exposed)
             self._check(exposed.findings)
-            exposure, findings = exposed.exposure, exposed.findings
-            if findings.found and exposure:
-                chosen = self._erase(case, exposed, findings.found)
-            elif isinstance(findings.found, InvertedTrigger):
-                chosen = self._silence(case, exposed, findings.found)
-            elif exposure and exposed.unlearned and self._points(exposed):
-                chosen = self._recover(case, exposed, exposed.unlearned)
-            else:
-                chosen = self._leave(case, exposed)
-            if findings.found:
-                case.notes += stopped_notes(chosen.choice, self._budget)
-            polished = self._polish(case, findings, chosen)
-        return self._result(network, case, chosen, exposed, polished)
+            return self.finish(network, case, exposed, self.choose(case, exposed))
+
+    def choose(self, case: Case, exposed: Exposed) -> Chosen:
+        """Choose the units to prune.
+
+        Parameters
+        ----------
+        case
+            The network and its clean images; told of times and notes.
+        exposed
+            What exposing it revealed.
+        """
+        found = exposed.findings.found
+        if found and exposed.exposure:
+            return self._erase(case, exposed, found)
+        if isinstance(found, InvertedTrigger):
+            return self._silence(case, exposed, found)
+        if exposed.unlearned and self._points(exposed):
+            return self._recover(case, exposed, exposed.unlearned)
+        return self._leave(case, exposed)
+
+    def finish(self, network: nn.Module, case: Case, exposed: Exposed, chosen: Chosen) -> Repair:
+        """Prune the units chosen from a copy of a network, and polish what is left.
+
+        Parameters
+        ----------
+        network
+            As it came.
+        case, exposed, chosen
+            What they were chosen with, and what was chosen; the latter two stay as they are.
+        """
+        if chosen.erased:
+            case.notes += again_notes(chosen.erased.triggers)
+            successors = chosen.erased.successors.apart(case)
+            chosen = replace(chosen, erased=replace(chosen.erased, successors=successors))
+        if exposed.findings.found:
+            case.notes += stopped_notes(chosen.choice, self._budget)
+        return self._result(network, case, chosen, exposed, self._polish(case, exposed.findings, chosen))
 
     def _check(self, findings: Findings) -> None:
         """Make sure that findings are of a kind that is searched for."""
@@ -212,21 +237,19 @@ class RNP:
         if isinstance(findings.found, LatentTrigger) and not self.shift:
             raise MethodError("a shift of channels was found, and these settings leave biases as they are")
 
-    def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
+    def _erase(self, case: Case, exposed: Exposed, found: Found) -> Chosen:
         """Choose the units that carry the trigger found and its successors."""
         findings = exposed.findings
-        with case.stage("erasing"), Dominance.of(exposed, case.example) as pointed:
+        with case.stage("erasing"), Dominance.beside(found, exposed, case.example) as pointed:
             erased = self.erasing(
                 case,
                 found,
                 triggers=findings.triggers,
                 budget=self._budget,
                 shift=self.shift,
-                pointed=pointed if pointed and pointed.label == found.label else None,
-                improve=improve,
+                pointed=pointed,
             )
         case.notes.append(found_note(findings.triggers, found, SOUGHT))
-        case.notes += again_notes(erased.triggers)
         return Chosen(erased.choice, erased.scores, erased)
 
     def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
@@ -313,6 +336,8 @@ class RNP:
 
     def _points(self, exposed: Exposed) -> bool:
         """Say whether unlearning points to a label, so that masks may prune."""
+        if not exposed.exposure:
+            return False
         return not self.dominant or (exposed.labels is not None and exposed.labels.label is not None)
 
     def _result(

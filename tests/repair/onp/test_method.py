@@ -8,7 +8,16 @@ import torch
 
 from planted import BACKDOOR, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted, found_units
 from secateur.data import example_input
-from secateur.expose import Inversion, LatentInversion, Succeeding, success_of
+from secateur.expose import (
+    Case,
+    Exposed,
+    Exposing,
+    Inversion,
+    LatentInversion,
+    Succeeding,
+    flushed_denormals,
+    success_of,
+)
 from secateur.progress import Logging, Silent
 from secateur.repair import ONP, RNP, Repair
 from secateur.repair.erasing import Erasing
@@ -139,3 +148,28 @@ def test_without_the_extra_an_error_says_what_to_install() -> None:
     assert told.stdout == (
         "ONP needs sb3_contrib, torch_geometric: install them with `pip install 'secateur[onp]'`\n"
     )
+
+
+def test_it_goes_on_from_what_rnp_chose_and_leaves_that_as_it_is() -> None:
+    network, onp = Normed(), method()
+    rnp = RNP(erasing=onp.erasing, polishing=None)
+
+    def begun() -> tuple[Case, Exposed]:
+        case = Case.of(network, CLEAN, torch.Generator().manual_seed(3), None)
+        return case, Exposing(onp.unlearning, onp.search, onp.shift)(case)
+
+    with flushed_denormals():
+        case, exposed = begun()
+        chosen, apart = rnp.choose(case, exposed), case.apart()
+        better = onp.finish(network, apart, exposed, onp.improve(apart, exposed, chosen))
+        plain = rnp.finish(network, case, exposed, chosen)
+        case, exposed = begun()
+        alone = rnp.finish(network, case, exposed, rnp.choose(case, exposed))
+    assert better.recipe == repaired().recipe
+    assert better.notes == repaired().notes
+    assert [(look.pruned, look.cheap) for look in better.looks] == [
+        (look.pruned, look.cheap) for look in repaired().looks
+    ]
+    assert plain.recipe == alone.recipe
+    assert plain.notes == alone.notes
+    assert not plain.learning

@@ -6,14 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import nn
 
 from secateur.expose import Case, Exposed, Found, InvertedTrigger
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import Improving
-from secateur.repair.notes import again_notes
+from secateur.repair.erasing import Erased
 from secateur.repair.onp.extra import check_extra, importing_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
@@ -67,41 +65,59 @@ class ONP(RNP):
         # Not after minutes of exposing.
         check_extra()
 
-    def _erase(self, case: Case, exposed: Exposed, found: Found, improve: Improving | None = None) -> Chosen:
-        searching = self._searching(case, exposed, found)
-        return searching.told(super()._erase(case, exposed, found, improve or searching))
+    def choose(self, case: Case, exposed: Exposed) -> Chosen:
+        """Choose the units to prune: see `RNP.choose` and `improve`."""
+        return self.improve(case, exposed, super().choose(case, exposed))
 
-    def _recover(self, case: Case, exposed: Exposed, unlearned: nn.Module) -> Chosen:
-        """Go on from what masks choose, for what unlearning points to."""
-        chosen = super()._recover(case, exposed, unlearned)
-        with Dominance.of(exposed, case.example) as pointed:
-            if pointed is None:
-                return chosen
-            case.notes.append(
-                "An agent went on from the units that masks chose, for those without which the unlearned "
-                f"network gives label {pointed.label} to fewer images."
+    def improve(self, case: Case, exposed: Exposed, chosen: Chosen) -> Chosen:
+        """Let the agent go on from what RNP chose.
+
+        Parameters
+        ----------
+        case
+            The network and its clean images; told of times and notes.
+        exposed
+            What exposing it revealed.
+        chosen
+            By `RNP.choose`, with the settings of RNP that this has as well; stays as it is.
+        """
+        found = exposed.findings.found
+        if found and chosen.erased:
+            return self._go_on(case, exposed, found, chosen.erased)
+        if isinstance(found, InvertedTrigger):
+            return self._go_on(case, exposed, found, self._silenced(case, exposed, found, chosen))
+        if found is None and self._points(exposed):
+            with Dominance.of(exposed, case.example) as pointed:
+                return self._search_once(case, exposed, pointed, chosen) if pointed else chosen
+        return chosen
+
+    def _go_on(self, case: Case, exposed: Exposed, found: Found, erased: Erased) -> Chosen:
+        """Go on from units that were taken out for triggers."""
+        searching = self._searching(case, exposed, found)
+        with case.stage("improving"), Dominance.beside(found, exposed, case.example) as pointed:
+            better = self.erasing.improved(
+                case, erased, searching, budget=self._budget, shift=self.shift, pointed=pointed
             )
-            return self._improve(case, exposed, pointed, chosen)
+        return searching.told(Chosen(better.choice, better.scores, better))
 
-    def _silence(self, case: Case, exposed: Exposed, found: InvertedTrigger) -> Chosen:
-        """Go on from the units that answer the trigger found, as after erasing."""
-        chosen = super()._silence(case, exposed, found)
-        searching = self._searching(case, exposed, found)
-        with case.stage("erasing"):
-            erased = self.erasing.improved(
+    def _silenced(self, case: Case, exposed: Exposed, found: InvertedTrigger, chosen: Chosen) -> Erased:
+        """Return what silencing came to as if it were by erasing."""
+        with case.stage("improving"):
+            return self.erasing.taken_over(
                 case,
                 found,
                 chosen.choice.pruned,
-                searching,
                 triggers=exposed.findings.triggers,
                 budget=self._budget,
                 shift=self.shift,
             )
-        case.notes += again_notes(erased.triggers)
-        return searching.told(Chosen(erased.choice, erased.scores, erased))
 
-    def _improve(self, case: Case, exposed: Exposed, pointed: Dominance, chosen: Chosen) -> Chosen:
-        """Search once: there is no trigger to invert again."""
+    def _search_once(self, case: Case, exposed: Exposed, pointed: Dominance, chosen: Chosen) -> Chosen:
+        """Go on from what masks chose, for what unlearning points to: there is no trigger to invert again."""
+        case.notes.append(
+            "An agent went on from the units that masks chose, for those without which the unlearned "
+            f"network gives label {pointed.label} to fewer images."
+        )
         searching = self._searching(case, exposed, pointed)
         total, layers, kept = case.discovery.total, case.discovery.layers, chosen.choice.pruned
         tried_on = partial(self.erasing.trials, case.network, layers, triggers=[pointed], shift=self.shift)
