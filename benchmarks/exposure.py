@@ -148,14 +148,15 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
     return result, revealed
 
 
-def repaired(subject: Subject, repair: Repair) -> dict[str, Any]:
-    """Measure what a repair came to."""
+def repaired(subject: Subject, repair: Repair, known: Exposed | None) -> dict[str, Any]:
+    """Measure what a repair came to, and its time without that for what was known."""
+    seconds = sum(repair.seconds.values()) - (sum(known.seconds.values()) if known else 0)
     result = subject.measure(repair.network) | {
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
         "units": repair.discovery.total,
         "notes": repair.notes,
-        "seconds": round(sum(repair.seconds.values()), 1),
+        "seconds": round(seconds, 1),
     }
     if repair.learning:
         result["searches"] = [
@@ -299,7 +300,7 @@ def main() -> None:
             for kind in methods:
                 if kind in missing:
                     repair = joint.onp() if kind == "onp" else joint.rnp()
-                    keep({f"{name}|{kind}|{seed}": repaired(subject, repair)})
+                    keep({f"{name}|{kind}|{seed}": repaired(subject, repair, known)})
         recover = "recovery" in options.parts and subject.target is not None
         for seed in options.seeds if recover else ():
             if f"{name}|recovery|{seed}" not in cells:
