@@ -1,6 +1,7 @@
 """Trials tell what taking out units does to a trigger at work and to clean answers."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -193,3 +194,31 @@ def test_risk_falls_with_the_trigger_and_not_in_steps() -> None:
     masks[list(BACKDOOR)] = 0
     tried.settle(masks)
     assert tried.now.risk < 0.02
+
+
+def test_a_gain_is_told_with_its_standard_error() -> None:
+    tried, masks = trials(Planted())
+    masks[min(BACKDOOR)] = 0
+    tried.settle(masks)
+    now, other = tried.now, masks.clone()
+    other[[max(BACKDOOR), 0]] = 0
+    gain, error = tried.gain(other, 2.0)
+    then = tried.measure(other)
+    assert then.cost > now.cost
+    assert gain == pytest.approx(now.left - then.left - 2.0 * (then.cost - now.cost), abs=1e-5)
+    # The same images twice say no more, but look as if they did.
+    twice = replace(CLEAN, learn=CLEAN.learn.subset(torch.arange(len(CLEAN.learn)).repeat_interleave(2)))
+    assert error > 0
+    assert tried.gain(masks, 2.0) == (0, 0)
+    discovery = found_units(Planted())[0]
+    doubled = Trials(
+        Planted().requires_grad_(False),
+        discovery.layers,
+        twice,
+        [corner()],
+        group=1,
+        shift=True,
+        temperature=2.0,
+    )
+    doubled.settle(masks)
+    assert doubled.gain(other, 0.0)[1] == pytest.approx(tried.gain(other, 0.0)[1] / 2**0.5, rel=0.02)

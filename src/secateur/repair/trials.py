@@ -230,6 +230,18 @@ class Trials:
             for replay in self._replays:
                 replay.accept()
 
+    def gain(self, flat: Tensor, price: float) -> tuple[float, float]:
+        """Return by how much other units are better than those settled, and the standard error of that.
+
+        Better by what is less left of the triggers and by what they cost less, at a `price` of a nat. Every
+        image is compared with itself.
+        """
+        assert self._settled is not None
+        now, other = (self._each(self._attempt(masks)) for masks in (self._settled, flat))
+        left, cost = (before - after for before, after in zip(now, other, strict=True))
+        variance = left.var() / len(left) + price**2 * cost.var() / len(cost)
+        return float(left.mean() + price * cost.mean()), float(variance.sqrt())
+
     def slopes(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of strength and risk in the masks, ``(total,)`` each."""
         masks = flat.clone().requires_grad_()
@@ -329,6 +341,20 @@ class Trials:
         risk = margins[: self._stamped].sigmoid().mean() / self._risk
         right = (outputs[: self._count].argmax(1) == self._labels).double().mean()
         return Measured(float(cost), float(right), float(left.mean()), float(success), float(risk))
+
+    def _each(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is left of the triggers on each stamped image, and the cost on each clean one.
+
+        Their means are those of `Measured`.
+        """
+        answers = (outputs[-self._count :] / self._temperature).log_softmax(1)
+        costs = F.kl_div(answers, self._targets, reduction="none").sum(1)
+        margins = _margins(outputs[: -self._count], self._wanted)[self._count :]
+        left = (margins.clamp_min(self._safe) - self._safe) / self._wholes
+        # What unlearning points to is no risk.
+        risks = margins.sigmoid() * (len(margins) / (self._stamped * self._risk))
+        risks[self._stamped :] = 0
+        return (left + risks) / 2, costs
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)

@@ -278,6 +278,9 @@ def test_choices_elsewhere_are_ranked_and_none_is_worse_in_triggers_or_cost() ->
     ((choice, value),) = ranked_elsewhere(tried, [first, frozenset()], flat, 9.0)
     assert choice == first
     assert value < 0
+    # A unit that nothing depends on is no gain that could be shown.
+    spare = BACKDOOR | {TOTAL - 1}
+    assert [choice for choice, _ in ranked_elsewhere(tried, [spare, BACKDOOR], flat, 2.0)] == [spare]
     # It leaves less than one unit does, but for more than that costs.
     assert [choice for choice, _ in ranked_elsewhere(tried, [{FIRST}, first], flat, 0.01)] == [{FIRST}]
     assert ranked_elsewhere(tried, [frozenset(), first], flat, 9.0)[0] == (

@@ -22,6 +22,8 @@ Observation = dict[str, NDArray[np.float32]]
 SLACK = 0.005
 """Of the triggers, so much more may be left than by the first choice, less than one image that yields; and so
 many nats more may be paid."""
+SHOWN = 1.645
+"""A choice is shown to be better by a gain of more standard errors than this: 95 % one-sided."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 OPEN = 1e-3
@@ -64,8 +66,9 @@ def ranked_elsewhere(
 ) -> list[tuple[Collection[int], float]]:
     """Return choices, that worth most first, and their worth on images that they were not fitted to.
 
-    Units are free. Like a search, it passes over choices that are worse than the first in one respect, unless
-    that prunes nothing.
+    Units are free. The first choice is the last: others are left out unless they are shown to be worth more
+    than it is. Like a search, it passes over those that are worse than the first in one respect, unless that
+    prunes nothing.
 
     Parameters
     ----------
@@ -78,19 +81,23 @@ def ranked_elsewhere(
     price
         Of a nat.
     """
-    found: list[Measured] = []
-    for pruned in choices:
+
+    def without(pruned: Collection[int]) -> Tensor:
         masks = flat.clone()
         masks[sorted(pruned)] = 0
-        trials.settle(masks)
-        found.append(trials.now)
-    first = found[0] if choices[0] else None
-    allowed = [
-        (choice, worth(measured, price, 0, 0.0))
-        for choice, measured in zip(choices, found, strict=True)
-        if no_worse(measured, first)
-    ]
-    return sorted(allowed, key=lambda pair: pair[1], reverse=True)
+        return masks
+
+    trials.settle(without(choices[0]))
+    start, better = trials.now, list[tuple[Collection[int], float]]()
+    for choice in choices[1:]:
+        masks = without(choice)
+        measured = trials.measure(masks)
+        if no_worse(measured, start if choices[0] else None):
+            gain, error = trials.gain(masks, price)
+            if gain > SHOWN * error:
+                better.append((choice, worth(measured, price, 0, 0.0)))
+    better.sort(key=lambda pair: pair[1], reverse=True)
+    return [*better, (choices[0], worth(start, price, 0, 0.0))]
 
 
 class Pruning(gymnasium.Env[Observation, np.int64]):
