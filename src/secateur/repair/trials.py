@@ -17,7 +17,7 @@ from secateur.units import Replay, UnitLayer, masked
 TRIAL_MEMORY = 1 << 30
 """Bytes for the activations of images that units are tried on."""
 TRIED = 128
-"""Units are tried on about so many clean and as many stamped images."""
+"""Units are tried on about so many stamped images, and on twice as many mixed ones."""
 FREE = 0.002
 """Clean divergence, in nats, that costs as good as nothing; keeps the worth of a cheap unit finite."""
 FEW = 8
@@ -36,9 +36,8 @@ class Measured:
         Divergence of the answers to clean images, each mixed with another, from those of the network as it
         came, in nats. On images that it was trained on, as clean ones often are, it is so sure that units
         cost little which new images need; what lies between two images is new to it.
-    accuracy
-        Share of clean images that are answered rightly: of images that the network was trained on, so that it
-        looks better than it is, and nothing is decided by it.
+    agreement
+        Share of these images that are answered as by the network as it came; nothing is decided by it.
     strength
         What is left of the margins: 1 with all units, 0 with every image safe. An image is safe at the margin
         that clean ones have on average, with all units: a planted trigger can be stronger than those inverted
@@ -53,7 +52,7 @@ class Measured:
     """
 
     cost: float
-    accuracy: float
+    agreement: float
     strength: float
     success: float
     risk: float
@@ -118,7 +117,7 @@ class _Part:
 
 
 class Trials:
-    """Clean images, as they are and mixed, and others that show triggers: groups of units are tried on them.
+    """Clean images that are mixed, and others that show triggers: groups of units are tried on them.
 
     Parameters
     ----------
@@ -165,16 +164,16 @@ class Trials:
             if turns.any():
                 parts = [(triggers, others[~turns]), ([pointed], others[turns])]
         self._memory = TRIAL_MEMORY // (3 + len(triggers))
-        mixed = _mixed(images[::every])
+        mixed = _mixed(images[:: max(1, len(images) // (2 * TRIED))])
         self._mixed = network, torch.cat(network_inputs(mixed, clean.convention, self._device))
         between = self._replay(network, mixed, clean)
         self._targets = self._soft(between.outputs)
+        self._count, classes = between.outputs.shape
         plain = self._replay(network, images[::every], clean)
-        self._count, classes = plain.outputs.shape
-        self._labels = clean.learn.labels[::every].to(self._device)
-        self._replays = [plain]
+        # Of a trigger without a label, answers that change without it are no success.
+        self._replays, tried = ([plain], [answers[::every]]) if self._label is None else ([], [])
         self._shown: list[_Part] = []
-        tried, wholes = [answers[::every]], list[Tensor]()
+        wholes = list[Tensor]()
         wanted = wanted_classes(self._label, answers[::every], classes).to(self._device)
         natural = _margins(plain.outputs, wanted).clamp_max(-FREE)
         self._safe = float(natural[of_others(answers[::every], self._label)].mean())
@@ -269,16 +268,18 @@ class Trials:
         masks, cost = flat.clone().requires_grad_(), torch.zeros_like(flat)
         curvature = torch.zeros_like(flat)
         network, mixed = self._mixed
+        every = max(1, self._count // TRIED)
+        mixed, wanted = mixed[::every], self._targets[::every]
         with masked(network, self._layers, masks, shift=self._shift):
-            for batch, targets in zip(torch.split(mixed, FEW), torch.split(self._targets, FEW), strict=True):
+            for batch, targets in zip(torch.split(mixed, FEW), torch.split(wanted, FEW), strict=True):
                 answers = (network(batch) / self._temperature).log_softmax(1)
                 drawn = torch.multinomial(answers.detach().exp().cpu(), DRAWS, True, generator=generator)
                 each = answers.gather(1, drawn.to(answers.device)).sum(0)
                 for likelihood in each:
                     slopes = torch.autograd.grad(likelihood, masks, retain_graph=True)[0]
-                    curvature += slopes.square() / (DRAWS * self._count)
+                    curvature += slopes.square() / (DRAWS * len(mixed))
                 divergence = F.kl_div(answers, targets, reduction="sum")
-                cost += torch.autograd.grad(divergence, masks)[0] / self._count
+                cost += torch.autograd.grad(divergence, masks)[0] / len(mixed)
         return Expected(strength, risk, cost, curvature)
 
     def best(
@@ -331,16 +332,16 @@ class Trials:
         outputs, between = outputs[: -self._count], outputs[-self._count :]
         answers = (between / self._temperature).log_softmax(1)
         cost = F.kl_div(answers, self._targets, reduction="batchmean")
-        margins = _margins(outputs, self._wanted)[self._count :]
+        agreement = (answers.argmax(1) == self._targets.argmax(1)).double().mean()
+        plain = len(outputs) - len(self._wholes)
+        margins = _margins(outputs, self._wanted)[plain:]
         left = (margins.clamp_min(self._safe) - self._safe) / self._wholes
         hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
-        success = hits[self._count : self._count + self._stamped].mean()
-        if self._label is None:
-            # Of a trigger without a label, answers that change without it are no success.
-            success = (success - hits[: self._count].mean()).clamp_min(0)
+        success = hits[plain : plain + self._stamped].mean()
+        if plain:
+            success = (success - hits[:plain].mean()).clamp_min(0)
         risk = margins[: self._stamped].sigmoid().mean() / self._risk
-        right = (outputs[: self._count].argmax(1) == self._labels).double().mean()
-        return Measured(float(cost), float(right), float(left.mean()), float(success), float(risk))
+        return Measured(float(cost), float(agreement), float(left.mean()), float(success), float(risk))
 
     def _each(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is left of the triggers on each stamped image, and the cost on each clean one.
@@ -349,7 +350,7 @@ class Trials:
         """
         answers = (outputs[-self._count :] / self._temperature).log_softmax(1)
         costs = F.kl_div(answers, self._targets, reduction="none").sum(1)
-        margins = _margins(outputs[: -self._count], self._wanted)[self._count :]
+        margins = _margins(outputs[: -self._count], self._wanted)[-len(self._wholes) :]
         left = (margins.clamp_min(self._safe) - self._safe) / self._wholes
         # What unlearning points to is no risk.
         risks = margins.sigmoid() * (len(margins) / (self._stamped * self._risk))

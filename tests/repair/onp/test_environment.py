@@ -47,7 +47,7 @@ def pruning(
 
 
 def test_worth_is_what_is_gone_less_what_it_costs() -> None:
-    whole = Measured(cost=0.0, accuracy=1.0, strength=1.0, success=1.0, risk=1.0)
+    whole = Measured(cost=0.0, agreement=1.0, strength=1.0, success=1.0, risk=1.0)
     assert worth(whole, 2.0, 0, 0.01) == 0
     half = replace(whole, cost=0.1, strength=0.5, risk=0.9)
     assert worth(half, 2.0, 3, 0.01) == pytest.approx(1 - (0.5 + 0.9) / 2 - 0.2 - 0.03)

@@ -90,10 +90,10 @@ def test_figures_of_the_search_go_to_a_log() -> None:
         Normed(), CLEAN, generator=torch.Generator().manual_seed(3), progress=Logging(Silent(), heard)
     )
     learned = {tag for tag in heard.figures if tag.startswith("learning/")}
-    assert learned == {f"learning/{name}" for name in ("episode", "worth", "accuracy", "trigger", "pruned")}
+    assert learned == {f"learning/{name}" for name in ("episode", "worth", "agreement", "trigger", "pruned")}
     evaluations = sum(min(one.evaluations, QUICK.evaluations) for one in result.learning)
     assert {len(heard.figures[tag]) for tag in learned} == {evaluations}
-    assert all(0 <= value <= 1 for value in heard.figures["learning/accuracy"])
+    assert all(0 <= value <= 1 for value in heard.figures["learning/agreement"])
 
 
 def test_the_same_seed_prunes_the_same() -> None:

@@ -173,7 +173,7 @@ class Watch(BaseCallback):
             self._progress.advance(
                 episode=self._episodes,
                 worth=best.worth,
-                accuracy=best.measured.accuracy,
+                agreement=best.measured.agreement,
                 trigger=best.measured.success,
                 pruned=len(best.pruned),
             )
