@@ -222,3 +222,21 @@ def test_a_gain_is_told_with_its_standard_error() -> None:
     )
     doubled.settle(masks)
     assert doubled.gain(other, 0.0)[1] == pytest.approx(tried.gain(other, 0.0)[1] / 2**0.5, rel=0.02)
+
+
+def test_answers_that_change_anyway_are_no_success_of_a_trigger_without_a_label() -> None:
+    network = Planted().requires_grad_(False)
+    discovery, units = found_units(network)
+    trigger = replace(corner(), label=None)
+    tried = Trials(network, discovery.layers, CLEAN, [trigger], group=1, shift=True, temperature=2.0)
+    images = CLEAN.learn.images
+    with torch.no_grad():
+        plain, stamped = (
+            network(CONVENTION.normalise(shown)).argmax(1)
+            for shown in (images, trigger.trigger.stamp(images))
+        )
+    assert tried.now.success == pytest.approx(float((plain != stamped).double().mean()))
+    assert tried.now.success > 0.5
+    tried.settle(torch.zeros(len(units)))
+    assert tried.now.agreement < 0.5
+    assert tried.now.success == pytest.approx(0, abs=0.05)
