@@ -329,33 +329,36 @@ class Trials:
         return torch.cat([replay.attempt(flat) for replay in self._replays])
 
     def _measure(self, outputs: Tensor) -> Measured:
-        outputs, between = outputs[: -self._count], outputs[-self._count :]
-        answers = (between / self._temperature).log_softmax(1)
-        cost = F.kl_div(answers, self._targets, reduction="batchmean")
-        agreement = (answers.argmax(1) == self._targets.argmax(1)).double().mean()
-        plain = len(outputs) - len(self._wholes)
-        margins = _margins(outputs, self._wanted)[plain:]
-        left = (margins.clamp_min(self._safe) - self._safe) / self._wholes
-        hits = self._wanted.gather(1, outputs.argmax(1, keepdim=True)).double()
+        costs, margins, left = self._told(outputs)
+        agreement = (outputs[-self._count :].argmax(1) == self._targets.argmax(1)).double().mean()
+        shown = outputs[: -self._count]
+        hits = self._wanted.gather(1, shown.argmax(1, keepdim=True)).double()
+        plain = len(shown) - len(self._wholes)
         success = hits[plain : plain + self._stamped].mean()
         if plain:
             success = (success - hits[:plain].mean()).clamp_min(0)
         risk = margins[: self._stamped].sigmoid().mean() / self._risk
-        return Measured(float(cost), float(agreement), float(left.mean()), float(success), float(risk))
+        return Measured(
+            float(costs.mean()), float(agreement), float(left.mean()), float(success), float(risk)
+        )
 
     def _each(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is left of the triggers on each stamped image, and the cost on each clean one.
 
         Their means are those of `Measured`.
         """
-        answers = (outputs[-self._count :] / self._temperature).log_softmax(1)
-        costs = F.kl_div(answers, self._targets, reduction="none").sum(1)
-        margins = _margins(outputs[: -self._count], self._wanted)[-len(self._wholes) :]
-        left = (margins.clamp_min(self._safe) - self._safe) / self._wholes
+        costs, margins, left = self._told(outputs)
         # What unlearning points to is no risk.
         risks = margins.sigmoid() * (len(margins) / (self._stamped * self._risk))
         risks[self._stamped :] = 0
         return (left + risks) / 2, costs
+
+    def _told(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the cost on each clean image, and of each stamped one the margin and what is left of it."""
+        answers = (outputs[-self._count :] / self._temperature).log_softmax(1)
+        costs = F.kl_div(answers, self._targets, reduction="none").sum(1)
+        margins = _margins(outputs[: -self._count], self._wanted)[-len(self._wholes) :]
+        return costs, margins, (margins.clamp_min(self._safe) - self._safe) / self._wholes
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)

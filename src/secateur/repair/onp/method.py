@@ -74,12 +74,10 @@ class ONP(RNP):
 
         Parameters
         ----------
-        case
-            The network and its clean images; told of times and notes.
-        exposed
-            What exposing it revealed.
+        case, exposed
+            See `RNP.choose`.
         chosen
-            By `RNP.choose`, with the settings of RNP that this has as well; stays as it is.
+            By that, with the settings of RNP that this has as well; stays as it is.
         """
         found = exposed.findings.found
         if found and chosen.erased:
