@@ -76,6 +76,18 @@ def test_a_repair_takes_what_a_scan_exposed_instead_of_looking_again() -> None:
     assert alone.exposure.answers == exposed.exposure.answers
 
 
+def test_a_repair_acts_on_what_is_too_weak_to_be_evidence() -> None:
+    network = Normed()
+    verdict, exposed = Scan(search=Search(point=1000.0))(network, CLEAN, generator=generator())
+    assert (verdict.conclusion, exposed.findings.found) == ("no evidence", None)
+    repair = RNP()(network, CLEAN, generator=generator(), exposed=exposed)
+    assert repair.findings.looks is exposed.findings.looks
+    assert (repair.findings.found.label, repair.findings.point) == (TARGET, 1.0)
+    assert repair.recipe.units
+    patient = RNP(search=Search(point=1000.0))(network, CLEAN, generator=generator(), exposed=exposed)
+    assert patient.findings.found is None
+
+
 def test_what_a_repair_does_not_search_for_it_does_not_take() -> None:
     network = Normed()
     blind = Inversion(steps=1)

@@ -132,6 +132,26 @@ def test_a_label_that_gains_from_unlearning_needs_a_weaker_trigger() -> None:
         assert not verdict.checks[0].stands_out_alone(1.0)
 
 
+def test_what_does_not_stand_out_may_do_so_beyond_a_lower_point() -> None:
+    """As if it had been searched with that point, whatever the kind."""
+    blind = {"patches": BLIND, "changing": BLIND}
+    supported: dict[str, Any] = {"patches": Told(), "gained": (-0.3, 0.8, -0.2, -0.2, -0.1)}
+    cases: list[tuple[nn.Module, dict[str, Any]]] = [
+        (Planted(), {}),
+        (Rotated(), {}),
+        (Normed(), blind),
+        (Planted(), supported),
+        (Normed(strength=0.0), {}),
+    ]
+    for network, settings in cases:
+        patient = search(network, **settings, point=1000.0)
+        assert patient.found is None
+        again, eager = patient.beyond(1.0), search(network, **settings)
+        assert (again.point, again.looks) == (1.0, patient.looks)
+        assert [trigger.norm for trigger in again.triggers] == [trigger.norm for trigger in eager.triggers]
+        assert (again.found and again.found.norm) == (eager.found and eager.found.norm)
+
+
 def test_where_one_label_dominates_no_mapping_of_all_classes_is_looked_for() -> None:
     network, gained = Normed(strength=0.0), (-0.3, 0.8, -0.2, -0.2, -0.1)
     findings = search(network, gained=gained, outlasting=None)

@@ -1,6 +1,6 @@
 """Exposing a backdoor: unlearn the clean task, then invert triggers for the labels that this points to."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -65,12 +65,18 @@ class Exposing:
     shift: bool = True
 
     def __call__(self, case: Case, known: Exposed | None = None) -> Exposed:
-        """Expose the network of a case, unless that is known already; the case keeps stages and notes too."""
+        """Expose the network of a case, unless that is known already; the case keeps stages and notes too.
+
+        Where nothing stood out, what is known may stand out for a search with a lower point.
+        """
         if known is not None:
             case.seconds.update(known.seconds)
             case.notes += known.notes
             case.network.requires_grad_(False)
-            return known
+            findings = known.findings
+            if self.search and findings.looks and not findings.found:
+                findings = findings.beyond(min(self.search.point, findings.point))
+            return replace(known, findings=findings)
         if self.search:
             _check_classes(case.clean)
         told = len(case.notes)

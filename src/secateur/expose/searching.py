@@ -1,7 +1,7 @@
 """Looking for a backdoor by four kinds of trigger, the cheapest search first."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -73,6 +73,11 @@ class Findings:
         if self.labels and kind != "outlasting" and trigger.label == self.labels.top:
             support = self.labels.support
         return strength * support, support, trigger
+
+    def beyond(self, point: float) -> "Findings":
+        """Return what stands out beyond another point among the same triggers."""
+        found, triggers = _standing_out(self.looks, point, self.labels)
+        return replace(self, found=found, triggers=triggers, point=point)
 
 
 @dataclass(frozen=True)
@@ -178,8 +183,7 @@ class Search:
 
         looks: dict[Kind, tuple[Found, ...]] = {"patch": invert(partial(self.patches, network), searched)}
         skipped: dict[Kind, Reason] = {}
-        triggers = looks["patch"]
-        found = suspect(triggers, self.point)
+        found, triggers = _standing_out(looks, self.point)
         if labels is None:
             candidates = [trigger.label for _, trigger in ranked(triggers) if trigger.label is not None]
         proposed = sorted(candidates[: self.proposed])
@@ -196,28 +200,50 @@ class Search:
             skipped["change"] = "one label"
         elif goes_on("change"):
             looks["change"] = looks["patch"] + invert(partial(self.changing, network), [None])
-            if not found:
-                triggers = looks["change"]
-                strength, _, change = Findings(None, (), looks).strongest("change")
-                found = change if strength > self.point else None
+            found, triggers = _standing_out(looks, self.point)
         if goes_on("shift") and shift:
             looks["shift"] = invert(partial(self.shifts, network, layers), proposed)
-            if not found:
-                found = suspect(looks["shift"], self.point)
-                triggers = looks["shift"] if found else triggers + looks["shift"]
         elif not shift:
             skipped["shift"] = "left out"
-        if not found:
-            before = Findings(None, triggers, looks, labels=labels)
-            kind = max(looks, key=lambda kind: before.strongest(kind)[0])
-            strength, _, supported = before.strongest(kind)
-            if strength > self.point:
-                found, triggers = supported, looks[kind]
+        found, triggers = _standing_out(looks, self.point, labels)
         if goes_on("outlasting") and self.outlasting:
             looks["outlasting"] = invert(partial(self.outlasting, network), proposed)
-            if not found:
-                found = suspect(looks["outlasting"], self.point)
-                triggers = looks["outlasting"] if found else triggers + looks["outlasting"]
+            found, triggers = _standing_out(looks, self.point, labels)
         elif not self.outlasting:
             skipped["outlasting"] = "left out"
         return Findings(found, triggers, looks, skipped, self.point, labels)
+
+
+def _standing_out(
+    looks: Mapping[Kind, tuple[Found, ...]], point: float, labels: LabelScores | None = None
+) -> tuple[Found | None, tuple[Found, ...]]:
+    """Return the trigger that stands out, and what it was compared with; without one, every trigger.
+
+    The first kind in which one does so alone counts; before patterns that outlast forgetting, those of the
+    other kinds may do so with the support of `labels`.
+    """
+    findings = Findings(None, (), looks, labels=labels)
+    triggers = looks.get("patch", ())
+    if found := suspect(triggers, point):
+        return found, triggers
+    if "change" in looks:
+        triggers = looks["change"]
+        strength, _, change = findings.strongest("change")
+        if strength > point:
+            return change, triggers
+    if "shift" in looks:
+        if found := suspect(looks["shift"], point):
+            return found, looks["shift"]
+        triggers += looks["shift"]
+    if labels:
+        kind = max(
+            (kind for kind in looks if kind != "outlasting"), key=lambda kind: findings.strongest(kind)[0]
+        )
+        strength, _, supported = findings.strongest(kind)
+        if strength > point:
+            return supported, looks[kind]
+    if "outlasting" in looks:
+        if found := suspect(looks["outlasting"], point):
+            return found, looks["outlasting"]
+        triggers += looks["outlasting"]
+    return None, triggers

@@ -178,8 +178,9 @@ class RNP:
         progress
             Told about every stage.
         exposed
-            What exposing this network has revealed already; by default it is exposed first. The generator is
-            then where it would be before, so that later stages draw other numbers.
+            What exposing this network has revealed already; by default it is exposed first. A scan speaks of
+            evidence at a higher point than that of `search`: what it inverted is judged by the latter. The
+            generator is then where it would be before, so that later stages draw other numbers.
 
         Raises
         ------
