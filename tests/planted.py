@@ -80,6 +80,18 @@ def rows(count: int, seed: int) -> LabelledImages:
 CLEAN = CleanData(rows(60, 1), rows(40, 2), CONVENTION)
 
 
+class Rotated(Normed):
+    """Gives every image the answer after its own when the first pixel is bright."""
+
+    def __init__(self) -> None:
+        super().__init__(strength=0.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = super().forward(images)
+        bright = 4 * images[:, 0, 0, :1] ** 3
+        return answers + bright * (answers.roll(1, dims=1) - answers)
+
+
 def corner() -> InvertedTrigger:
     keep, add = torch.ones(1, SIZE, SIZE), torch.zeros(1, SIZE, SIZE)
     keep[0, 0, SIZE - 1], add[0, 0, SIZE - 1] = 0.0, 1.0

@@ -1,7 +1,7 @@
 """Methods by name: ours, and those that other packages add by entry point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -39,8 +39,12 @@ class Entry(Generic[Method]):
         """Names and defaults of the hyperparameters, where the method is a dataclass."""
         if not is_dataclass(self.build):
             return {}
-        method = self.build()
-        return {field.name: getattr(method, field.name) for field in fields(self.build)}
+        # Without building one: a method may need an extra that is not installed.
+        return {known.name: _default(known) for known in fields(self.build) if known.init}
+
+
+def _default(known: Field[object]) -> object:
+    return known.default if known.default_factory is MISSING else known.default_factory()
 
 
 @dataclass(frozen=True)

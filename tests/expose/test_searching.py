@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from planted import CLASSES, CLEAN, CONVENTION, TARGET, Normed, Planted
+from planted import CLASSES, CLEAN, CONVENTION, TARGET, Normed, Planted, Rotated
 from secateur.data import Trigger, example_input
 from secateur.errors import MethodError
 from secateur.expose import (
@@ -25,18 +25,6 @@ from secateur.progress import Silent
 from secateur.units import discover
 
 BLIND = Inversion(steps=1)
-
-
-class Rotated(Normed):
-    """Gives every image the answer after its own when the first pixel is bright."""
-
-    def __init__(self) -> None:
-        super().__init__(strength=0.0)
-
-    def forward(self, images: Tensor) -> Tensor:
-        answers = super().forward(images)
-        bright = 4 * images[:, 0, 0, :1] ** 3
-        return answers + bright * (answers.roll(1, dims=1) - answers)
 
 
 def search(network: nn.Module, *, shift: bool = True, **settings: Any) -> Findings:

@@ -1,6 +1,6 @@
 """Erasing takes out the units that carry a trigger, and those only, until no other is cheap."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -93,7 +93,7 @@ class Naive:
         self.choices, self.begun = [sorted(choice) for choice in choices], list[set[int]]()
 
     def __call__(
-        self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
+        self, trials: Trials, held: Callable[[], Trials], kept: Sequence[int], carried: Tensor, *, most: int
     ) -> list[list[int]]:
         self.begun.append(set(kept))
         return self.choices

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from planted import BACKDOOR, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
+from secateur.data import Trigger
 from secateur.expose import images_of_others
 from secateur.repair.dominance import Dominance
-from secateur.repair.trials import FREE, Trials, _mixed
+from secateur.repair.trials import FREE, Trials, _mixed, variance_of_mean
 
 
 def trials(network: nn.Module) -> tuple[Trials, torch.Tensor]:
@@ -202,14 +203,17 @@ def test_a_gain_is_told_with_its_standard_error() -> None:
     tried.settle(masks)
     now, other = tried.now, masks.clone()
     other[[max(BACKDOOR), 0]] = 0
-    gain, error = tried.gain(other, 2.0)
+    found = tried.compare(other, 2.0)
     then = tried.measure(other)
+    assert found.measured == then
     assert then.cost > now.cost
-    assert gain == pytest.approx(now.left - then.left - 2.0 * (then.cost - now.cost), abs=1e-5)
+    assert found.gain == pytest.approx(now.left - then.left - 2.0 * (then.cost - now.cost), abs=1e-5)
     # The same images twice say no more, but look as if they did.
     twice = replace(CLEAN, learn=CLEAN.learn.subset(torch.arange(len(CLEAN.learn)).repeat_interleave(2)))
-    assert error > 0
-    assert tried.gain(masks, 2.0) == (0, 0)
+    assert found.error > 0
+    same = tried.compare(masks, 2.0)
+    assert (same.gain, same.error) == (0, 0)
+    assert tried.now == now
     discovery = found_units(Planted())[0]
     doubled = Trials(
         Planted().requires_grad_(False),
@@ -221,7 +225,61 @@ def test_a_gain_is_told_with_its_standard_error() -> None:
         temperature=2.0,
     )
     doubled.settle(masks)
-    assert doubled.gain(other, 0.0)[1] == pytest.approx(tried.gain(other, 0.0)[1] / 2**0.5, rel=0.02)
+    assert doubled.compare(other, 0.0).error == pytest.approx(
+        tried.compare(other, 0.0).error / 2**0.5, rel=0.02
+    )
+
+
+def test_what_is_compared_last_can_be_accepted() -> None:
+    tried, masks = trials(Planted())
+    other = masks.clone()
+    other[list(BACKDOOR)] = 0
+    measured = tried.compare(other, 1.0).measured
+    tried.accept()
+    assert tried.now == measured
+    assert tried.compare(masks, 1.0).gain < 0
+
+
+def test_the_error_of_a_gain_knows_that_mixed_images_share_one() -> None:
+    """Every image has an effect of its own, and a mixture of two what their shares of them add up to."""
+    generator = torch.Generator().manual_seed(0)
+    count, means, variances = 40, list[float](), list[float]()
+    for _ in range(4000):
+        effects = torch.randn(count, generator=generator)
+        shares = torch.rand(count, generator=generator)
+        mixed = shares * effects + (1 - shares) * effects.roll(1)
+        means.append(float(mixed.mean()))
+        variances.append(variance_of_mean(mixed, neighbours=True))
+    true = float(torch.tensor(means).var())
+    assert sum(variances) / len(variances) == pytest.approx(true, rel=0.1)
+    assert variance_of_mean(torch.tensor([1.0, 3.0])) == pytest.approx(1.0)
+    assert variance_of_mean(torch.tensor([1.0, 3.0]), neighbours=True) == pytest.approx(1.0)
+    assert variance_of_mean(torch.tensor([1.0])) == float("inf")
+
+
+def test_each_image_is_in_two_mixtures() -> None:
+    images = torch.eye(6)[:, :, None, None]
+    mixed = _mixed(images)[:, :, 0, 0]
+    assert torch.equal((mixed > 0).sum(0), torch.full((6,), 2))
+    assert torch.allclose(mixed.sum(1), torch.ones(6))
+    assert bool(((mixed > 0) & (mixed.roll(1, 0) > 0)).any(1).all())
+
+
+def test_with_fewer_images_than_triggers_the_last_are_shown_as_well() -> None:
+    """A trigger that was just found is among the last: without it nothing would be done about it."""
+    network = Planted().requires_grad_(False)
+    discovery, units = found_units(network)
+    keep = corner().trigger.keep
+    blank = replace(corner(), trigger=Trigger(torch.ones_like(keep), torch.zeros_like(keep)))
+    few = replace(CLEAN, learn=CLEAN.learn.subset((CLEAN.learn.labels != TARGET).nonzero().flatten()[:5]))
+    tried = Trials(
+        network, discovery.layers, few, [*[blank] * 8, corner()], group=1, shift=True, temperature=2.0
+    )
+    assert tried.now.success > 0
+    masks = torch.ones(len(units))
+    masks[list(BACKDOOR)] = 0
+    tried.settle(masks)
+    assert tried.now.success == 0
 
 
 def test_answers_that_change_anyway_are_no_success_of_a_trigger_without_a_label() -> None:

@@ -5,8 +5,9 @@ works. So triggers are inverted again on the pruned network, until none is cheap
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -32,14 +33,15 @@ class Improving(Protocol):
     """Finds a better choice of units than the one that erasing came to."""
 
     def __call__(
-        self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
+        self, trials: Trials, held: Callable[[], Trials], kept: Sequence[int], carried: Tensor, *, most: int
     ) -> Sequence[Sequence[int]]:
         """Return choices of units to take out, the best first.
 
         Parameters
         ----------
         trials, held
-            Measure choices against all triggers so far, on learning and on held-out images.
+            Measure choices against all triggers so far, on learning and, once they are needed, on held-out
+            images.
         kept
             Units taken out so far, in order, that can be paid.
         carried
@@ -323,10 +325,15 @@ class _Run:
         # What would be pruned else, not what was taken out: that may be more than can be paid, and no
         # choice that costs as much is better.
         start = self._choice().pruned
+        elsewhere = replace(self._case.clean, learn=self._case.clean.choose)
         for _ in range(IMPROVEMENTS):
-            trials = self._trials(self._defeated)
-            held = self._trials(self._defeated, replace(self._case.clean, learn=self._case.clean.choose))
-            choices = improve(trials, held, start, self._carried, most=self._most)
+            choices = improve(
+                self._trials(self._defeated),
+                partial(self._trials, self._defeated, elsewhere),
+                start,
+                self._carried,
+                most=self._most,
+            )
             better = next(filter(self._affords, choices), start)
             if set(better) == set(start):
                 break

@@ -39,7 +39,8 @@ class Learning:
     Attributes
     ----------
     evaluations
-        Choices of units that were measured.
+        How many were made: one for each choice of units that was measured, several for each look at what
+        changes of one would do.
     seconds
         That it took.
     curve

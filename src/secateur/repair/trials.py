@@ -1,5 +1,6 @@
 """Trying groups of units: what taking them out does to triggers at work and to clean answers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -92,6 +93,25 @@ class Expected:
         return (self.strength + self.risk) / 2
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A choice of units and by how much it is better than another.
+
+    Attributes
+    ----------
+    measured
+        What it came to.
+    gain
+        What is less left of the triggers, and what it costs less at the price of a nat.
+    error
+        Standard error of the gain, infinite where too few images tell it.
+    """
+
+    measured: Measured
+    gain: float
+    error: float
+
+
 class Shown(Protocol):
     """What makes a network answer with a label, as a trigger does."""
 
@@ -128,7 +148,8 @@ class Trials:
     clean
         ``clean.learn`` are the images.
     triggers
-        For one label. Each image shows one of them.
+        For one label. Each image shows one of them; with fewer images than triggers the first and the last
+        are shown and some between, evenly.
     pointed
         What unlearning points to, for the same label; a share of the images show that instead.
     group
@@ -179,8 +200,9 @@ class Trials:
         self._safe = float(natural[of_others(answers[::every], self._label)].mean())
         for known, turns in parts:
             shown, margins = list[tuple[nn.Module, list[Tensor], list[Tensor]]](), list[Tensor]()
-            for start, trigger in enumerate(known[: len(turns)]):
-                turn = turns[start :: min(len(known), len(turns))]
+            shown_by = _evenly(known, len(turns))
+            for start, trigger in enumerate(shown_by):
+                turn = turns[start :: len(shown_by)]
                 changed, stamped = trigger.present(network, images[turn])
                 wanted = wanted_classes(self._label, answers[turn], classes).to(self._device)
                 batches = network_inputs(stamped, clean.convention, self._device)
@@ -198,8 +220,7 @@ class Trials:
         self._tried: tuple[Tensor, Measured] | None = None
         self._risk = 1.0
         self._replays.append(between)
-        whole = self._measure(torch.cat([replay.outputs for replay in self._replays]))
-        self._risk = max(whole.risk, FREE)
+        self._risk = max(self._measure(self._outputs).risk, FREE)
         self.settle(torch.ones(sum(layer.count for layer in layers), device=self._device))
 
     @property
@@ -229,17 +250,15 @@ class Trials:
             for replay in self._replays:
                 replay.accept()
 
-    def gain(self, flat: Tensor, price: float) -> tuple[float, float]:
-        """Return by how much other units are better than those settled, and the standard error of that.
-
-        Better by what is less left of the triggers and by what they cost less, at a `price` of a nat. Every
-        image is compared with itself.
-        """
-        assert self._settled is not None
-        now, other = (self._each(self._attempt(masks)) for masks in (self._settled, flat))
+    def compare(self, flat: Tensor, price: float) -> Compared:
+        """Measure with other units, and compare every image with itself; what is settled stays."""
+        outputs = self._attempt(flat)
+        now, other = (self._each(told) for told in (self._outputs, outputs))
         left, cost = (before - after for before, after in zip(now, other, strict=True))
-        variance = left.var() / len(left) + price**2 * cost.var() / len(cost)
-        return float(left.mean() + price * cost.mean()), float(variance.sqrt())
+        # Mixed images that are neighbours have one in common.
+        variance = variance_of_mean(left) + price**2 * variance_of_mean(cost, neighbours=True)
+        self._tried = flat.clone(), self._measure(outputs)
+        return Compared(self._tried[1], float(left.mean() + price * cost.mean()), math.sqrt(variance))
 
     def slopes(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of strength and risk in the masks, ``(total,)`` each."""
@@ -325,6 +344,11 @@ class Trials:
         inputs = network_inputs(images, clean.convention, self._device)
         return Replay(network, self._layers, inputs, shift=self._shift, memory=self._memory)
 
+    @property
+    def _outputs(self) -> Tensor:
+        """What all images are answered with the units that are settled."""
+        return torch.cat([replay.outputs for replay in self._replays])
+
     def _attempt(self, flat: Tensor) -> Tensor:
         return torch.cat([replay.attempt(flat) for replay in self._replays])
 
@@ -371,12 +395,33 @@ def _margins(outputs: Tensor, wanted: Tensor) -> Tensor:
     return best - best_other
 
 
+def variance_of_mean(values: Tensor, *, neighbours: bool = False) -> float:
+    """Return the variance of the mean of ``(N,)`` values, infinite for a single one.
+
+    With `neighbours` each may go along with the next, and the last with the first, as moving averages of two
+    do.
+    """
+    if len(values) < 2:
+        return math.inf
+    centred = values - values.mean()
+    total = centred.square().sum()
+    if neighbours:
+        total = total + 2 * (centred * centred.roll(1)).sum().clamp_min(0)
+    return float(total) / (len(values) * (len(values) - 1))
+
+
 def _mixed(images: Tensor) -> Tensor:
-    """Return each image mixed with another one, in a way that is always the same."""
+    """Return mixtures of two images in a way that is always the same; each is in one and in the next."""
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(images), generator=generator)
-    others = images[order.roll(1)[order.argsort()]]
-    return others.lerp(images, torch.rand(len(images), 1, 1, 1, generator=generator).to(images))
+    shuffled = images[torch.randperm(len(images), generator=generator)]
+    shares = torch.rand(len(images), 1, 1, 1, generator=generator).to(images)
+    return shuffled.roll(1, 0).lerp(shuffled, shares)
+
+
+def _evenly(triggers: Sequence[Shown], count: int) -> list[Shown]:
+    """Return at most `count` triggers, the first and the last among them."""
+    places = torch.linspace(0, len(triggers) - 1, min(len(triggers), count)).round().int()
+    return [triggers[place] for place in places.tolist()]
 
 
 def _changed(flat: Tensor, units: Sequence[int], value: float) -> Tensor:

@@ -17,7 +17,10 @@ from secateur.statistics import PairedLoss, Proportion
 from secateur.units import all_units, state_sha256
 
 SCORE_BINS = 20
-ON_CHOOSE = "on the clean images that chose how far to prune, not fitted to them; Wilson score interval"
+ON_CHOOSE = (
+    "on the clean images that decided how far to prune or which choice to take, not fitted to them; Wilson "
+    "score interval"
+)
 PAIRED = (
     "fall of the accuracy on the same images, before minus after; adjusted Wald interval for paired "
     "proportions (Agresti and Min 2005)"

@@ -84,7 +84,7 @@ def learning_curves(learning: Mapping[str, Any]) -> Figure:
         axes.set_ylim(top=1.02)
         axes.set_xlim(left=0)
         axes.margins(x=0.04)
-        axes.set_xlabel("choices of units measured")
+        axes.set_xlabel("evaluations")
         axes.set_ylabel("worth of the best choice")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         return figure

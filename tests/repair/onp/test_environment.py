@@ -184,7 +184,7 @@ def test_steps_are_limited() -> None:
     environment = pruning(steps=2)
     environment.reset(seed=0)
     assert environment.step(np.int64(0))[2:4] == (False, False)
-    assert environment.step(np.int64(1))[2:4] == (False, True)
+    assert environment.step(np.int64(1))[2:4] == (True, False)
 
 
 def test_no_more_than_allowed_is_pruned_but_all_may_be_restored() -> None:
@@ -235,7 +235,7 @@ def test_what_waits_at_the_end_of_an_episode_is_measured() -> None:
     environment = pruning(reach=8, steps=2)
     environment.reset(seed=0)
     environment.step(np.int64(FIRST))
-    assert environment.step(np.int64(SECOND))[1:4] == (pytest.approx(0.5, abs=0.3), False, True)
+    assert environment.step(np.int64(SECOND))[1:4] == (pytest.approx(0.5, abs=0.3), True, False)
     assert environment.best.pruned == BACKDOOR
 
 

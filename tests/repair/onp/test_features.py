@@ -121,3 +121,18 @@ def test_the_share_of_the_margin_alone_changes_with_triggers() -> None:
     assert standard(carried[:3]) == column(full, "share of the trigger's margin")
     others = [place for place in range(len(NAMES)) if place != CARRIED]
     assert torch.equal(full[:, others], known[:, others])
+
+
+def test_features_of_a_network_with_extreme_numbers_are_finite() -> None:
+    """A checkpoint may hold any finite number, and what overflows must not reach the policy."""
+    net = network()
+    net[1].running_mean.copy_(torch.tensor([3e38, -3e38, 3e38]))
+    net[1].running_var.fill_(3e38)
+    net[1].weight.zero_()
+    known, _ = told(net)
+    assert known.isfinite().all()
+    assert known.abs().max() <= FARTHEST
+    carried = with_carried(
+        known, discover(net, EXAMPLE).layers, torch.tensor([3e38, -3e38, *[torch.inf] * 5])
+    )
+    assert carried.isfinite().all()

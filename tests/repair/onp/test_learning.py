@@ -264,8 +264,52 @@ def test_advantages_are_those_of_the_paper() -> None:
     assert buffer.advantages.flatten().tolist() == pytest.approx([first, second, third])
 
 
+class Recorded(Pruning):
+    """Remembers what steps earned."""
+
+    def step(self, action: np.int64) -> Any:
+        result = super().step(action)
+        self.__dict__.setdefault("earned", []).append(result[1])
+        return result
+
+
+def test_what_is_learned_from_is_what_steps_earned_and_nothing_is_expected_after_an_episode() -> None:
+    environment = Recorded(
+        trials(), SINGLE, TOTAL, QUICK, most=TOTAL, generator=torch.Generator().manual_seed(0)
+    )
+    nodes = torch.arange(TOTAL)
+    graph = Data(
+        x=torch.eye(TOTAL)[:, :4],
+        edge_index=torch.stack([nodes, nodes.roll(1)]),
+        edge_attr=torch.ones(TOTAL, 1),
+        edge_type=torch.zeros(TOTAL, dtype=torch.long),
+        action=nodes,
+    )
+    learner = learner_of(QUICK, environment, graph, 0)
+    learner.learn(QUICK.rollout)
+    buffer = learner.rollout_buffer
+    assert buffer.rewards.flatten().tolist() == pytest.approx(environment.__dict__["earned"])
+    starts, values = buffer.episode_starts.flatten(), buffer.values.flatten()
+    assert starts.nonzero()[0].tolist() == list(range(0, QUICK.rollout, QUICK.steps))
+    advantage = buffer.advantages.flatten()
+    for step in range(QUICK.rollout - 1):
+        later = 0.0 if starts[step + 1] else 1.0
+        expected = buffer.rewards.flatten()[step] - values[step]
+        expected += later * QUICK.discount * (values[step + 1] + QUICK.smoothing * advantage[step + 1])
+        assert advantage[step] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"evaluations": 0}, {"price": 0.0}, {"tolerated": -0.1}, {"convolution": "cnn"}, {"rollout": 1}]
+    "wrong",
+    [
+        {"evaluations": 0},
+        {"price": 0.0},
+        {"tolerated": -0.1},
+        {"convolution": "cnn"},
+        {"rollout": 1},
+        {"batch_size": 1},
+        {"rollout": 65},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(MethodError):

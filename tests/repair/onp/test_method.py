@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 
+import pytest
 import torch
+from torch import nn
 
-from planted import BACKDOOR, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted, found_units
+from planted import BACKDOOR, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted, Rotated, found_units
 from secateur.data import example_input
 from secateur.expose import (
     Case,
@@ -14,6 +16,7 @@ from secateur.expose import (
     Exposing,
     Inversion,
     LatentInversion,
+    Search,
     Succeeding,
     flushed_denormals,
     success_of,
@@ -139,7 +142,7 @@ def test_without_the_extra_an_error_says_what_to_install() -> None:
         "import sys\n"
         "for name in ('torch_geometric', 'sb3_contrib'): sys.modules[name] = None\n"
         "from secateur.repair import create, methods\n"
-        "assert 'onp' in methods()\n"
+        "assert methods()['onp'].settings['grouped'] is False\n"
         "from secateur.errors import MissingExtraError\n"
         "try: create('onp', 'default')\n"
         "except MissingExtraError as error: print(error)\n"
@@ -148,6 +151,38 @@ def test_without_the_extra_an_error_says_what_to_install() -> None:
     assert told.stdout == (
         "ONP needs sb3_contrib, torch_geometric: install them with `pip install 'secateur[onp]'`\n"
     )
+
+
+def test_what_rnp_chose_stays_as_it_is_where_its_groups_are_not_whole() -> None:
+    network, onp = Normed(), method(grouped=True)
+    with flushed_denormals():
+        case = Case.of(network, CLEAN, torch.Generator().manual_seed(3), None)
+        exposed = Exposing(onp.unlearning, onp.search, onp.shift)(case)
+        searching = onp._searching(case, exposed, exposed.findings.found)
+    total = case.discovery.total
+    # Every other unit goes with all of its neighbours, which would be too many.
+    searching.groups = [list(range(total // 2)), *([unit] for unit in range(total // 2, total))]
+    tried_on = partial(
+        onp.erasing.trials, case.network, case.discovery.layers, triggers=[exposed.findings.found], shift=True
+    )
+    choices = searching(
+        tried_on(clean=case.clean), partial(tried_on, clean=case.clean), [0], torch.zeros(total), most=3
+    )
+    assert choices[-1] == [0]
+    assert all(len(choice) <= 3 for choice in choices)
+
+
+@pytest.mark.parametrize("network", [Normed, Rotated])
+def test_shifts_and_triggers_without_a_label_are_improved_on(network: type[nn.Module]) -> None:
+    blind = Inversion(steps=1)
+    search = Search(patches=blind, changing=blind) if network is Normed else Search()
+    result = method(search=search)(network(), CLEAN, generator=torch.Generator().manual_seed(3))
+    assert result.trigger is not None
+    assert (result.trigger.form, result.trigger.label) == (
+        ("shift", TARGET) if network is Normed else ("patch", None)
+    )
+    assert [worth for one in result.learning for _, worth in one.curve]
+    assert bool(result.recipe.units) == (network is Normed)
 
 
 def test_it_goes_on_from_what_rnp_chose_and_leaves_that_as_it_is() -> None:

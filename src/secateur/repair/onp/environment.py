@@ -23,7 +23,7 @@ SLACK = 0.005
 """Of the triggers, so much more may be left than by the first choice, less than one image that yields; and so
 many nats more may be paid."""
 SHOWN = 1.645
-"""A choice is shown to be better by a gain of more standard errors than this: 95 % one-sided."""
+"""A choice is shown to be better by a gain of more standard errors than this: 95 % one-sided, each alone."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 OPEN = 1e-3
@@ -90,12 +90,9 @@ def ranked_elsewhere(
     trials.settle(without(choices[0]))
     start, better = trials.now, list[tuple[Collection[int], float]]()
     for choice in choices[1:]:
-        masks = without(choice)
-        measured = trials.measure(masks)
-        if no_worse(measured, start if choices[0] else None):
-            gain, error = trials.gain(masks, price)
-            if gain > SHOWN * error:
-                better.append((choice, worth(measured, price, 0, 0.0)))
+        other = trials.compare(without(choice), price)
+        if other.gain > SHOWN * other.error and no_worse(other.measured, start if choices[0] else None):
+            better.append((choice, worth(other.measured, price, 0, 0.0)))
     better.sort(key=lambda pair: pair[1], reverse=True)
     return [*better, (choices[0], worth(start, price, 0, 0.0))]
 
@@ -142,8 +139,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     path
         The first state, and others that were better than all before; the best is the last.
     evaluations
-        States measured so far, and `EXPECTING` for each from which it was computed what changes would do;
-        what is known is not measured again.
+        One for each state measured so far, and `EXPECTING` for each from which it was computed what changes
+        would do; what is known is not measured again.
     """
 
     def __init__(
@@ -205,8 +202,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def mask(self, pruned: frozenset[int]) -> Tensor:
         """Return masks of all units, ``(total,)``."""
         flat = self._ones.clone()
-        for action in pruned:
-            flat[self._groups[action]] = 0
+        flat[[unit for action in pruned for unit in self._groups[action]]] = 0
         return flat
 
     def reset(
@@ -220,8 +216,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
             expected = self._trials.expect(self.mask(self._now.pruned).clamp_min(OPEN), self._generator)
             # A unit that is restored costs nothing any more.
             each = torch.stack([expected.left, self._agent.price * expected.cost - self._agent.thrift], 1)
+            each, curvature = each.cpu(), self._agent.price * expected.curvature.cpu()
             self._expected = np.array([each[group].sum(0).tolist() for group in self._groups])
-            curvature = self._agent.price * expected.curvature
             self._curvature = np.array([float(curvature[group].sum()) for group in self._groups])
             self.evaluations += EXPECTING
         return self._observation(), {}
@@ -245,8 +241,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         return (
             self._observation(),
             self._now.worth - before.worth,
-            False,
             last,
+            False,
             {"success": self._now.measured.success, "cost": self._now.measured.cost},
         )
 

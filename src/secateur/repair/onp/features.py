@@ -30,6 +30,8 @@ NAMES = (
 CARRIED = NAMES.index("share of the trigger's margin")
 FARTHEST = 5.0
 """Standard deviations beyond which a feature says no more."""
+LARGEST = 1e38
+"""Larger numbers, of a broken or hostile network, count as this."""
 
 
 def features(
@@ -179,7 +181,9 @@ def _changes(
 
 def _standardised(part: Tensor) -> Tensor:
     """Return columns with mean 0 and deviation 1; those that do not vary are 0."""
-    centred = part.nan_to_num() - part.nan_to_num().mean(0)
+    # Squares of the largest numbers overflow.
+    known = part.double().nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
+    centred = known - known.mean(0)
     deviation = centred.square().mean(0).sqrt()
     scaled = torch.where(deviation > 1e-6, centred / deviation.clamp_min(1e-6), 0.0)
-    return scaled.clamp(-FARTHEST, FARTHEST)
+    return scaled.clamp(-FARTHEST, FARTHEST).float()

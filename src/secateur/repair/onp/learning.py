@@ -37,7 +37,7 @@ class Learned:
     curve
         Evaluations so far and the worth of the best state, whenever it became better.
     evaluations
-        How many states were measured.
+        How many were made; a look at what changes would do counts for several, see `Pruning`.
     policy
         Weights of the policy as it was at the end, by name; none belongs to a node.
     """
@@ -193,7 +193,10 @@ def own_randomness() -> Iterator[None]:
     """Give the block global generators of its own: the library seeds them."""
     # The library draws from numpy's global generator.
     numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    # Not to wake up devices that nothing else uses.
+    awake = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if awake else ()
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:

@@ -124,7 +124,7 @@ class ONP(RNP):
             carried, _ = trials.slopes(torch.ones(total, device=case.example.device))
             choices = searching(
                 trials,
-                tried_on(clean=replace(case.clean, learn=case.clean.choose)),
+                partial(tried_on, clean=replace(case.clean, learn=case.clean.choose)),
                 kept,
                 carried,
                 most=max(math.floor(self.share * total), len(kept)),

@@ -1,7 +1,7 @@
 """What an agent searches and with what: the graph of one network, and the triggers to take out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -40,8 +40,6 @@ class Searching:
         How the graph is built, how the agent learns, and how masks are recovered for its features.
     grouped
         Whether units that meet at an addition are pruned together.
-    policy
-        Weights that the policy begins with.
 
     Attributes
     ----------
@@ -65,9 +63,9 @@ class Searching:
         agent: Agent,
         recovering: Recovering,
         grouped: bool,
-        policy: dict[str, Tensor] | None = None,
     ) -> None:
-        self._case, self._agent, self._policy = case, agent, policy
+        self._case, self._agent = case, agent
+        self._policy: dict[str, Tensor] | None = None
         # Numbers of its own: what is exposed, erased and polished is what RNP does with the same seed.
         self._generator = torch.Generator().manual_seed(case.generator.initial_seed())
         network, layers, clean = case.network, case.discovery.layers, case.clean
@@ -108,7 +106,7 @@ class Searching:
         self.learning: list[Learning] = []
 
     def __call__(
-        self, trials: Trials, held: Trials, kept: Sequence[int], carried: Tensor, *, most: int
+        self, trials: Trials, held: Callable[[], Trials], kept: Sequence[int], carried: Tensor, *, most: int
     ) -> list[list[int]]:
         """Return choices found, the best first; see `secateur.repair.erasing.Improving`."""
         case, start = self._case, time.perf_counter()
@@ -127,9 +125,11 @@ class Searching:
         self._policy = learned.policy
         self.learning.append(Learning(learned.evaluations, time.perf_counter() - start, learned.curve))
         flat = torch.ones(case.discovery.total, device=case.example.device)
-        ranked = ranked_elsewhere(held, [state.pruned for state in learned.states], flat, self._agent.price)
+        choices = [kept, *(state.pruned for state in learned.states if len(state.pruned) <= most)]
+        ranked = ranked_elsewhere(held(), choices, flat, self._agent.price)
         # In the order of suspicion: a budget may cut the end off.
-        return [sorted(choice, key=lambda unit: (-float(carried[unit]), unit)) for choice, _ in ranked]
+        suspicion = carried.tolist()
+        return [sorted(choice, key=lambda unit: (-suspicion[unit], unit)) for choice, _ in ranked]
 
     def told(self, chosen: Chosen) -> Chosen:
         """Return what was chosen with how it was found."""

@@ -88,6 +88,9 @@ class Agent:
         whole = (self.hidden, self.layers, self.evaluations, self.patience, self.candidates, self.steps)
         if min(*whole, self.reach, self.epochs, self.batch_size) < 1 or self.rollout < 2:
             raise MethodError("an agent needs at least one of everything it counts, and two steps a rollout")
+        # The library divides the advantages of a batch by their deviation.
+        if self.batch_size < 2 or self.rollout % self.batch_size == 1:
+            raise MethodError("an agent needs batches of at least two steps, the last of a rollout as well")
         if not (0 < self.price < math.inf and 0 < self.rate < math.inf):
             raise MethodError("an agent needs a finite price > 0 and rate > 0")
         if not (0 <= self.entropy < math.inf and 0 <= self.thrift < math.inf):
