@@ -5,9 +5,9 @@
 
 Every scan sees 500 clean training images. The planted trigger is read only afterwards, to measure on test
 images how the recovered one does, how well detectors tell triggered images from clean ones, and ACC and ASR
-(on all test images) before and after RNP and ONP, which take what the scan exposed if it is evidence. Results
-go to ``benchmarks/results/exposure.json``; what is there is not measured again, but for repairs with
-``--fresh``. ``tables.py`` renders them.
+(on all test images) before and after RNP and ONP, which take what the scan exposed. Results go to
+``benchmarks/results/exposure.json``; what is there is not measured again, but for repairs with ``--fresh``.
+``tables.py`` renders them.
 """
 
 import argparse
@@ -148,9 +148,9 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
     return result, revealed
 
 
-def repaired(subject: Subject, repair: Repair, known: Exposed | None) -> dict[str, Any]:
+def repaired(subject: Subject, repair: Repair, known: Exposed) -> dict[str, Any]:
     """Measure what a repair came to, and its time without that for what was known."""
-    seconds = sum(repair.seconds.values()) - (sum(known.seconds.values()) if known else 0)
+    seconds = sum(repair.seconds.values()) - sum(known.seconds.values())
     result = subject.measure(repair.network) | {
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
@@ -294,13 +294,11 @@ def main() -> None:
             if "scan" in missing:
                 keep({f"{name}|scan|{seed}": scan})
             if any(kind in missing for kind in methods):
-                # A repair acts on less than evidence: without any, it looks for itself, as it does for users.
-                known = revealed if revealed.findings.found else None
-                joint = Joint(subject.model.network, subject.clean(seed), seed, known)
+                joint = Joint(subject.model.network, subject.clean(seed), seed, revealed)
             for kind in methods:
                 if kind in missing:
                     repair = joint.onp() if kind == "onp" else joint.rnp()
-                    keep({f"{name}|{kind}|{seed}": repaired(subject, repair, known)})
+                    keep({f"{name}|{kind}|{seed}": repaired(subject, repair, revealed)})
         recover = "recovery" in options.parts and subject.target is not None
         for seed in options.seeds if recover else ():
             if f"{name}|recovery|{seed}" not in cells:

@@ -80,13 +80,10 @@ def costs(model: str, count: int, rounds: int) -> dict[str, Any]:
         generator=torch.Generator().manual_seed(0),
     )
     units = iter(torch.randperm(total, generator=torch.Generator().manual_seed(0)).tolist())
-    others = int((images.labels != 0).sum())
-    every = max(1, count // TRIED)
-    shown = len(images.images[::every]) + -(-others // every)
 
     def full() -> None:
         with torch.inference_mode():
-            for batch in network_inputs(images.images.repeat(2, 1, 1, 1)[:shown], convention, "cpu"):
+            for batch in network_inputs(images.images.repeat(2, 1, 1, 1)[: trials.images], convention, "cpu"):
                 network(batch)
 
     def evaluate() -> None:
@@ -114,7 +111,7 @@ def costs(model: str, count: int, rounds: int) -> dict[str, Any]:
         "units": total,
         "edges": graph.edge_index.shape[1] // 2,
         "graph_seconds": round(building, 2),
-        "images": shown,
+        "images": trials.images,
         **figures,
         "look_in_evaluations": figures["look"]["seconds"] / figures["evaluate"]["seconds"],
         "searched": learned.evaluations,

@@ -1,5 +1,6 @@
 """What the study of searches asks: for one network, triggers to take out at the least cost."""
 
+import hashlib
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from exposure import Subject
 from torch import Tensor
 
+import secateur
 from secateur.expose import Case, Exposing, flushed_denormals
 from secateur.files import atomic_path
 from secateur.progress import Silent
@@ -89,7 +91,7 @@ def problem(
 
     Meanwhile the network answers with logits. For `taught` see `Problem`.
     """
-    path = work / f"{subject.name}-{seed}.pt"
+    path = work / f"{subject.name}-{seed}-{version()}.pt"
     network, clean = subject.model.network, subject.clean(seed)
     if not path.exists():
         known = repaired(Case.of(network, clean, torch.Generator().manual_seed(seed), Silent()))
@@ -104,7 +106,11 @@ def problem(
     case.network.requires_grad_(False)
     exposed, found = known["exposed"], known["found"]
     tried_on = partial(METHOD.erasing.trials, case.network, case.discovery.layers, shift=METHOD.shift)
-    with case.stage("searching"), Dominance.beside(found, exposed, case.example) as dominance:
+    with (
+        flushed_denormals(),
+        case.stage("searching"),
+        Dominance.beside(found, exposed, case.example) as dominance,
+    ):
         trials, held = (
             tried_on(images, known["known"], pointed=dominance)
             for images in (case.clean, replace(case.clean, learn=case.clean.choose))
@@ -131,6 +137,13 @@ def problem(
             math.floor(known["share"] * case.discovery.total),
             taught,
         )
+
+
+def version() -> str:
+    """Return what tells the code that exposes and repairs from that of other versions."""
+    folder = Path(secateur.__file__).parent
+    sources = sorted(path for part in ("expose", "repair", "units") for path in (folder / part).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
 def repaired(case: Case) -> dict[str, Any] | None:

@@ -224,6 +224,11 @@ class Trials:
         self.settle(torch.ones(sum(layer.count for layer in layers), device=self._device))
 
     @property
+    def images(self) -> int:
+        """How many images are answered in a trial."""
+        return len(self._outputs)
+
+    @property
     def device(self) -> torch.device:
         """Where masks are."""
         return self._device
