@@ -101,9 +101,9 @@ def repair(
         typer.Option(
             "--polish/--no-polish",
             help="After pruning, fit the weights that are left gently to the answers of the network as it "
-            "came. Only where a trigger was found, and kept only if it costs no accuracy, no known trigger "
-            "succeeds on more than 10 % again, and inverting again finds none that is cheap. By default as "
-            "the preset says. For --method rnp and onp.",
+            "came. Only where a trigger was found, and kept only if it costs no accuracy beyond chance, no "
+            "known trigger succeeds on more than 10 % again, and inverting again finds no cheap one. By "
+            "default as the preset says. For --method rnp and onp.",
             show_default=False,
             rich_help_panel=METHOD,
         ),
