@@ -14,7 +14,8 @@ from secateur.data import example_input
 from secateur.errors import MethodError
 from secateur.expose import Exposed, Findings, Inversion, InvertedTrigger, LabelScores, Succeeding, success_of
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import IMPROVEMENTS, Erased, Erasing, Improving
+from secateur.repair.erased import Erased, Improving
+from secateur.repair.erasing import IMPROVEMENTS, Erasing
 from secateur.repair.trials import Trials
 from secateur.units import prune
 

@@ -6,7 +6,9 @@ the loss's interval: pruning stops when the images show that the loss is larger,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ BATCH, VALUES = 128, 1 << 22
 """Images, and values of images, per pass at most."""
 MEMORY = 1 << 29
 """Bytes of activations that held-out images may keep."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -122,3 +125,9 @@ def network_inputs(images: Tensor, convention: InputConvention, device: torch.de
     """Return `images`, ``(N, C, H, W)`` in ``[0, 1]``, as batches of what the network takes."""
     size = max(1, min(BATCH, VALUES // images[0].numel()))
     return [convention.normalise(part.to(device)) for part in torch.split(images, size)]
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most `count` items, evenly, with both ends."""
+    places = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)
+    return [items[place] for place in places]

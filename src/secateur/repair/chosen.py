@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from secateur.repair.choosing import Choice
-from secateur.repair.erasing import Erased
+from secateur.repair.erased import Erased
 from secateur.repair.result import Learning
 from secateur.units import Unit
 

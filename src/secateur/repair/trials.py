@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from secateur.data import CleanData
 from secateur.expose import answers_without, of_others, wanted_classes
-from secateur.repair.choosing import network_inputs
+from secateur.repair.choosing import evenly, network_inputs
 from secateur.repair.dominance import Dominance
+from secateur.repair.measured import Compared, Expected, Measured, Shown
 from secateur.units import Replay, UnitLayer, masked
 
 TRIAL_MEMORY = 1 << 30
@@ -25,104 +25,6 @@ FEW = 8
 """Clean images whose gradients are summed before they are squared."""
 DRAWS = 2
 """Answers drawn for each clean image."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a trial came to.
-
-    Attributes
-    ----------
-    cost
-        Divergence of the answers to clean images, each mixed with another, from those of the network as it
-        came, in nats. On images that it was trained on, as clean ones often are, it is so sure that units
-        cost little which new images need; what lies between two images is new to it.
-    agreement
-        Share of these images that are answered as by the network as it came; nothing is decided by it.
-    strength
-        What is left of the margins: 1 with all units, 0 with every image safe. An image is safe at the margin
-        that clean ones have on average, with all units: a planted trigger can be stronger than those inverted
-        are, which only just work. Beyond it nothing counts. Margins of triggers count in parts of their
-        mean with all units, and those of what unlearning points to in parts of theirs: an unlearned network
-        can be far surer than any trigger makes the network.
-    success
-        Share of stamped images on which a trigger succeeds; what unlearning points to does not count.
-    risk
-        The same in expectation, for images like these: the mean logistic of their margins, 1 with all units.
-        Success says the same of a few images alone, and a search would fit these.
-    """
-
-    cost: float
-    agreement: float
-    strength: float
-    success: float
-    risk: float
-
-    @property
-    def left(self) -> float:
-        """What is left of the triggers, 1 with all units.
-
-        The strength falls with every unit that matters, long before any image is safe; once it is low, what
-        is left of it says less of the backdoor than the images on which a trigger may still succeed.
-        """
-        return (self.strength + self.risk) / 2
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What changing the mask of a single unit would do, near some masks; ``(total,)`` each.
-
-    Attributes
-    ----------
-    strength, risk
-        Gradients of what is left of the triggers, see `Measured`.
-    cost
-        Gradient of the cost.
-    curvature
-        Second derivative of the cost.
-    """
-
-    strength: Tensor
-    risk: Tensor
-    cost: Tensor
-    curvature: Tensor
-
-    @property
-    def left(self) -> Tensor:
-        """Gradient of what is left of the triggers."""
-        return (self.strength + self.risk) / 2
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A choice of units and by how much it is better than another.
-
-    Attributes
-    ----------
-    measured
-        What it came to.
-    gain
-        What is less left of the triggers, and what it costs less at the price of a nat.
-    error
-        Standard error of the gain, infinite where too few images tell it.
-    """
-
-    measured: Measured
-    gain: float
-    error: float
-
-
-class Shown(Protocol):
-    """What makes a network answer with a label, as a trigger does."""
-
-    @property
-    def label(self) -> int | None:
-        """The answer; None for any but the network's own."""
-        ...
-
-    def present(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-        """Return a network and images, ``(N, C, H, W)`` in ``[0, 1]``, on which it is at work."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -200,7 +102,7 @@ class Trials:
         self._safe = float(natural[of_others(answers[::every], self._label)].mean())
         for known, turns in parts:
             shown, margins = list[tuple[nn.Module, list[Tensor], list[Tensor]]](), list[Tensor]()
-            shown_by = _evenly(known, len(turns))
+            shown_by = evenly(known, len(turns))
             for start, trigger in enumerate(shown_by):
                 turn = turns[start :: len(shown_by)]
                 changed, stamped = trigger.present(network, images[turn])
@@ -421,12 +323,6 @@ def _mixed(images: Tensor) -> Tensor:
     shuffled = images[torch.randperm(len(images), generator=generator)]
     shares = torch.rand(len(images), 1, 1, 1, generator=generator).to(images)
     return shuffled.roll(1, 0).lerp(shuffled, shares)
-
-
-def _evenly(triggers: Sequence[Shown], count: int) -> list[Shown]:
-    """Return at most `count` triggers, the first and the last among them."""
-    places = torch.linspace(0, len(triggers) - 1, min(len(triggers), count)).round().int()
-    return [triggers[place] for place in places.tolist()]
 
 
 def _changed(flat: Tensor, units: Sequence[int], value: float) -> Tensor:

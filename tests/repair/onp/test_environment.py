@@ -9,9 +9,10 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, TARGET, Planted, corner, found_units
+from secateur.repair.measured import Measured
 from secateur.repair.onp import Agent
 from secateur.repair.onp.environment import EXPECTING, OPEN, SENSITIVE, Pruning, ranked_elsewhere, worth
-from secateur.repair.trials import Measured, Trials
+from secateur.repair.trials import Trials
 
 TOTAL = 9
 FIRST, SECOND = sorted(BACKDOOR)

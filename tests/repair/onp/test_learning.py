@@ -52,18 +52,21 @@ def trials() -> Trials:
     return Trials(network, layers, CLEAN, [corner()], group=1, shift=True, temperature=2.0)
 
 
-def learned(agent: Agent = QUICK, seed: int = 0, start: tuple[int, ...] = (), **options: Any) -> Learned:
+def ring() -> Data:
     nodes = torch.arange(TOTAL)
-    graph = Data(
+    return Data(
         x=torch.eye(TOTAL)[:, :4],
         edge_index=torch.stack([nodes, nodes.roll(1)]),
         edge_attr=torch.ones(TOTAL, 1),
         edge_type=torch.zeros(TOTAL, dtype=torch.long),
     )
+
+
+def learned(agent: Agent = QUICK, seed: int = 0, start: tuple[int, ...] = (), **options: Any) -> Learned:
     return learn(
         agent,
         trials(),
-        graph,
+        ring(),
         start,
         suspicion=torch.zeros(TOTAL),
         **{"groups": SINGLE, "most": TOTAL, "progress": Silent(), **options},
@@ -267,9 +270,13 @@ def test_advantages_are_those_of_the_paper() -> None:
 class Recorded(Pruning):
     """Remembers what steps earned."""
 
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self.earned = list[float]()
+
     def step(self, action: np.int64) -> Any:
         result = super().step(action)
-        self.__dict__.setdefault("earned", []).append(result[1])
+        self.earned.append(result[1])
         return result
 
 
@@ -277,18 +284,12 @@ def test_what_is_learned_from_is_what_steps_earned_and_nothing_is_expected_after
     environment = Recorded(
         trials(), SINGLE, TOTAL, QUICK, most=TOTAL, generator=torch.Generator().manual_seed(0)
     )
-    nodes = torch.arange(TOTAL)
-    graph = Data(
-        x=torch.eye(TOTAL)[:, :4],
-        edge_index=torch.stack([nodes, nodes.roll(1)]),
-        edge_attr=torch.ones(TOTAL, 1),
-        edge_type=torch.zeros(TOTAL, dtype=torch.long),
-        action=nodes,
-    )
+    graph = ring()
+    graph.action = torch.arange(TOTAL)
     learner = learner_of(QUICK, environment, graph, 0)
     learner.learn(QUICK.rollout)
     buffer = learner.rollout_buffer
-    assert buffer.rewards.flatten().tolist() == pytest.approx(environment.__dict__["earned"])
+    assert buffer.rewards.flatten().tolist() == pytest.approx(environment.earned)
     starts, values = buffer.episode_starts.flatten(), buffer.values.flatten()
     assert starts.nonzero()[0].tolist() == list(range(0, QUICK.rollout, QUICK.steps))
     advantage = buffer.advantages.flatten()

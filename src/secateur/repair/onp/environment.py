@@ -15,8 +15,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.repair.measured import Measured
 from secateur.repair.onp.settings import Agent
-from secateur.repair.trials import Measured, Trials
+from secateur.repair.trials import Trials
 
 Observation = dict[str, NDArray[np.float32]]
 SLACK = 0.005

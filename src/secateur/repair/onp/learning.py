@@ -16,6 +16,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from secateur.progress import Progress
+from secateur.repair.choosing import evenly
 from secateur.repair.onp.environment import Observation, Pruning, State
 from secateur.repair.onp.policy import GraphPolicy, Heads
 from secateur.repair.onp.settings import Agent
@@ -150,8 +151,7 @@ def learner_of(
 
 def spread(path: Sequence[State]) -> list[State]:
     """Return at most `KEPT` states of a path, evenly, with both ends."""
-    places = np.linspace(0, len(path) - 1, min(KEPT, len(path))).round().astype(int)
-    return [path[place] for place in places]
+    return evenly(path, KEPT)
 
 
 class Watch(BaseCallback):

@@ -11,12 +11,12 @@ from secateur.expose import Case, Exposed, Found, InvertedTrigger
 from secateur.repair.choosing import Choice, HeldOut
 from secateur.repair.chosen import Chosen
 from secateur.repair.dominance import Dominance
-from secateur.repair.erasing import Erased
+from secateur.repair.erased import Erased
+from secateur.repair.measured import Shown
 from secateur.repair.onp.extra import check_extra, importing_extra
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.registry import register
 from secateur.repair.rnp import RNP
-from secateur.repair.trials import Shown
 
 if TYPE_CHECKING:
     from secateur.repair.onp.search import Searching

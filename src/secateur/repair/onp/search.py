@@ -14,6 +14,7 @@ from secateur.models import duplicate, logits
 from secateur.repair.activity import activity
 from secateur.repair.choosing import network_inputs
 from secateur.repair.chosen import Chosen
+from secateur.repair.measured import Shown
 from secateur.repair.onp.environment import ranked_elsewhere
 from secateur.repair.onp.features import features, with_carried
 from secateur.repair.onp.graph import build_graph
@@ -21,7 +22,7 @@ from secateur.repair.onp.learning import learn
 from secateur.repair.onp.settings import Agent, Graphing
 from secateur.repair.recovering import Recovering
 from secateur.repair.result import Learning
-from secateur.repair.trials import Shown, Trials
+from secateur.repair.trials import Trials
 from secateur.units import all_units, connect
 
 
@@ -108,7 +109,7 @@ class Searching:
     def __call__(
         self, trials: Trials, held: Callable[[], Trials], kept: Sequence[int], carried: Tensor, *, most: int
     ) -> list[list[int]]:
-        """Return choices found, the best first; see `secateur.repair.erasing.Improving`."""
+        """Return choices found, the best first; see `secateur.repair.erased.Improving`."""
         case, start = self._case, time.perf_counter()
         learned = learn(
             self._agent,
