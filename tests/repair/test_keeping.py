@@ -23,7 +23,7 @@ from planted import (
     corner,
     found_units,
 )
-from secateur.data import CleanData, LabelledImages
+from secateur.data import CleanData, LabelledImages, Trigger
 from secateur.expose import (
     Case,
     Found,
@@ -109,6 +109,7 @@ def attempted(
     positions: Collection[int],
     clean: CleanData = CLEAN,
     doubtful: Collection[Found] = (),
+    stronger: Collection[Found] = (),
 ) -> tuple[Polished | None, list[str]]:
     """Polish a network without the units at these positions, for which the corner is the known trigger."""
     case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
@@ -120,6 +121,7 @@ def attempted(
         [units[k] for k in positions],
         [corner()],
         doubtful=tuple(doubtful),
+        stronger=tuple(stronger),
         successors=looks_for(case.network),
         settled=False,
         shift=True,
@@ -147,7 +149,7 @@ def test_a_polish_is_kept_with_what_it_changed() -> None:
     assert result.recipe == plain.recipe
     assert torch.equal(result.scores, plain.scores)
     assert not same(result.network, plain.network)
-    assert set(result.seconds) - set(plain.seconds) == {"polishing", "checking the polish"}
+    assert set(result.seconds) - set(plain.seconds) == {"strengthening", "polishing", "checking the polish"}
     assert result.notes[:-1] == plain.notes
     note = result.notes[-1]
     answers = result.network(CLEAN.choose.images).argmax(1)
@@ -282,14 +284,34 @@ class Cautious(Polishing):
         return polished
 
 
-def test_where_accuracy_is_lost_the_doubtful_triggers_are_left_out() -> None:
-    kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1}, doubtful=[corner()])
+@pytest.mark.parametrize("others", ["doubtful", "stronger"])
+def test_where_accuracy_is_lost_known_triggers_alone_are_shown(others: str) -> None:
+    kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1}, **{others: [corner()]})
     assert kept is not None
-    assert "polished, and once more without the doubtful triggers, and then again on all" in note
+    assert "and once more with known triggers alone, and then again on all" in note
+    assert ("polished (patches made stronger: 1)" in note) == (others == "stronger")
     assert "Of known triggers (1)" in note
     kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1})
     assert kept is not None
     assert "once more" not in note
+
+
+@dataclass(frozen=True)
+class Stronger(Polishing):
+    """Has no backdoor if both triggers are shown."""
+
+    def __call__(self, network: nn.Module, *_: Any, triggers: Collection[Found], **_more: Any) -> nn.Module:
+        polished = without_backdoor(Planted()).eval()
+        return polished if len(triggers) == 2 else network
+
+
+def test_stronger_triggers_are_shown_and_do_not_decide() -> None:
+    # A patch over all of the image has its label on any network.
+    anything = replace(corner(), trigger=Trigger(torch.zeros(1, SIZE, SIZE), CLEAN.learn.images[TARGET]))
+    kept, (note,) = attempted(Stronger(), Planted(), {-1}, stronger=[anything])
+    assert kept is not None, note
+    assert same(kept.network, without_backdoor(Planted()))
+    assert "Of known triggers (1), success of the one that gained most went from 100.0 to 0.0 %" in note
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a network reveals when it is made to forget its clean task."""
 
 from secateur.expose.case import Case, flushed_denormals
-from secateur.expose.descending import answers_without, of_others, wanted_classes
+from secateur.expose.descending import answers_without, margins_of, of_others, wanted_classes
 from secateur.expose.exposing import GENTLE, Exposed, Exposing
 from secateur.expose.forgetting import Forgetting, Outlasting
 from secateur.expose.forms import FormName
@@ -9,6 +9,7 @@ from secateur.expose.labels import DOMINANT, LabelScores, score_labels
 from secateur.expose.latent import LatentInversion, LatentTrigger
 from secateur.expose.scanning import OPERATING_POINT, Scan
 from secateur.expose.searching import CHANGING, Findings, Kind, Reason, Search
+from secateur.expose.strengthening import Strengthening
 from secateur.expose.succeeding import Look, Succeeding, Successors
 from secateur.expose.triggers import (
     Found,
@@ -59,6 +60,7 @@ __all__ = [
     "Reason",
     "Scan",
     "Search",
+    "Strengthening",
     "Succeeding",
     "Successors",
     "Unlearning",
@@ -71,6 +73,7 @@ __all__ = [
     "flushed_denormals",
     "images_of_others",
     "judge",
+    "margins_of",
     "of_others",
     "predict",
     "score_labels",

@@ -161,9 +161,7 @@ class Descent:
         self._optimizer.zero_grad(set_to_none=True)
         (losses.mean(1) + self._weights * norms).sum().backward()
         with torch.no_grad():
-            wanted = output.masked_fill(~goals, -torch.inf).amax(2)
-            margins = (wanted - output.masked_fill(goals, -torch.inf).amax(2)).mean(1)
-            self._margins = self._margins.lerp(margins, RECENT)
+            self._margins = self._margins.lerp(margins_of(output, goals).mean(1), RECENT)
             hits = goals.gather(2, output.argmax(2, keepdim=True))
             succeeded = hits.to(self._weights).mean((1, 2)) > settings.success
             smaller = succeeded & (norms < self._smallest)
@@ -193,6 +191,12 @@ def wanted_classes(label: int | None, answers: Tensor, classes: int) -> Tensor:
     if label is None:
         return ~own
     return (torch.arange(classes, device=answers.device) == label) & ~own[:, label, None]
+
+
+def margins_of(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Return by how much the best answer that is wanted, ``(..., K)``, exceeds the best other, ``(...,)``."""
+    best = outputs.masked_fill(~wanted, -torch.inf).max(-1).values
+    return best - outputs.masked_fill(wanted, -torch.inf).max(-1).values
 
 
 def answers_without(

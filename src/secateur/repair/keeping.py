@@ -121,6 +121,7 @@ def polish(
     known: Sequence[Found],
     *,
     doubtful: Sequence[Found] = (),
+    stronger: Sequence[Found] = (),
     successors: Successors,
     settled: bool,
     shift: bool,
@@ -128,10 +129,10 @@ def polish(
     """Polish the network of a case without `units`; return nothing if that is not kept.
 
     If known triggers come back it is polished once more, with triggers on more images (the root of their
-    share). If accuracy is lost it is polished once more without those that are doubtful: they may be what a
-    clean image shows. What held-out images have nothing to say against is done again with these images as
-    well, which is what is kept: there are few, and each tells more of the clean task. The case keeps stages
-    and notes. For `shift` see `prune`.
+    share). If accuracy is lost it is polished once more with these alone: the others may be what a clean
+    image shows. What held-out images have nothing to say against is done again with these images as well,
+    which is what is kept: there are few, and each tells more of the clean task. The case keeps stages and
+    notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -145,6 +146,9 @@ def polish(
         Triggers that they were taken out for.
     doubtful
         Others that may be what is left.
+    stronger
+        What known ones do at most. They are shown while it is polished, and tell nothing afterwards: so
+        strong a patch turns some images on any network.
     successors, settled
         How triggers are inverted again; see `compare`.
     """
@@ -160,7 +164,7 @@ def polish(
             layers=layers,
             units=units,
             shift=shift,
-            triggers=shown,
+            triggers=(*shown, *likely),
             generator=case.generator,
             progress=case.progress,
         )
@@ -178,17 +182,18 @@ def polish(
         # A copy made here answers with logits as well, also later.
         pruned = without(case.network)
         right_before, loss_before = held_out(pruned, clean)
-        shown = (*known, *doubtful)
+        shown, likely = (*known, *doubtful), stronger
         before = [fooled(pruned, trigger, clean, without) for trigger in shown]
-        done, how = attempt(), "polished"
+        done = attempt()
+        how = f"polished (patches made stronger: {len(stronger)})" if stronger else "polished"
         if done.back:
             polishing = replace(polishing, stamped=polishing.stamped**0.5)
             done = attempt()
             how += " twice, with known triggers on more images"
-        if doubtful and done.worse:
-            shown = (*known,)
+        if (doubtful or stronger) and done.worse:
+            shown, likely = (*known,), ()
             done = attempt()
-            how += ", and once more without the doubtful triggers"
+            how += ", and once more with known triggers alone"
         if not (done.worse or done.back):
             everything = clean.together()
             done = replace(done, network=fitted(everything))

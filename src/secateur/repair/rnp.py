@@ -1,6 +1,7 @@
 """Reconstructive Neuron Pruning (Li et al., ICML 2023, arXiv 2305.14876)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
@@ -19,9 +20,11 @@ from secateur.expose import (
     InvertedTrigger,
     LatentTrigger,
     Search,
+    Strengthening,
     Successors,
     Unlearning,
     flushed_denormals,
+    typical_norm,
 )
 from secateur.progress import Progress
 from secateur.repair.choosing import Choice, HeldOut
@@ -52,6 +55,7 @@ PAPER: dict[str, object] = {
     "shift": False,
     "search": None,
     "polishing": None,
+    "strengthening": None,
 }
 
 
@@ -125,6 +129,9 @@ class RNP:
         How the weights that are left are fitted to the answers of the network as it came, once units are
         pruned for a trigger; kept only if that brings nothing back: see `secateur.repair.keeping`. None
         leaves them alone, so that the recipe alone gives the repaired weights.
+    strengthening
+        How patches that are known are made stronger, to be shown to a polish beside them; None shows no more
+        than is known.
     """
 
     name: ClassVar[str] = "rnp"
@@ -143,6 +150,7 @@ class RNP:
     erasing: Erasing = field(default_factory=Erasing)
     silencing: Silencing = field(default_factory=Silencing)
     polishing: Polishing | None = field(default_factory=Polishing)
+    strengthening: Strengthening | None = field(default_factory=Strengthening)
 
     def __post_init__(self) -> None:
         if not 0 <= self.original <= 1:
@@ -316,12 +324,14 @@ class RNP:
             case.notes.append("Not polished: no trigger stood out to check a polish against.")
             return None
         units = list(all_units(case.discovery.layers))
+        known = erased.defeated if erased else [findings.found]
         return polish(
             self.polishing,
             case,
             [units[k] for k in choice.pruned],
-            erased.defeated if erased else [findings.found],
+            known,
             doubtful=erased.doubtful if erased else (),
+            stronger=self._strengthen(case, findings, known),
             successors=erased.successors
             if erased
             else Successors(
@@ -330,6 +340,19 @@ class RNP:
             settled=erased is not None and erased.settled,
             shift=self.shift,
         )
+
+    def _strengthen(self, case: Case, findings: Findings, known: Sequence[Found]) -> Sequence[Found]:
+        if self.strengthening is None or findings.found is None or findings.found.form != "patch":
+            return ()
+        with case.stage("strengthening"):
+            return self.strengthening(
+                case.network,
+                known,
+                case.clean,
+                largest=typical_norm(findings.triggers, findings.found),
+                generator=case.generator,
+                progress=case.progress,
+            )
 
     @property
     def _budget(self) -> float:

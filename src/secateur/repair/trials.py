@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import CleanData
-from secateur.expose import answers_without, of_others, wanted_classes
+from secateur.expose import answers_without, margins_of, of_others, wanted_classes
 from secateur.repair.choosing import evenly, network_inputs
 from secateur.repair.dominance import Dominance
 from secateur.repair.measured import Compared, Expected, Measured, Shown
@@ -98,7 +98,7 @@ class Trials:
         self._shown: list[_Part] = []
         wholes = list[Tensor]()
         wanted = wanted_classes(self._label, answers[::every], classes).to(self._device)
-        natural = _margins(plain.outputs, wanted).clamp_max(-FREE)
+        natural = margins_of(plain.outputs, wanted).clamp_max(-FREE)
         self._safe = float(natural[of_others(answers[::every], self._label)].mean())
         for known, turns in parts:
             shown, margins = list[tuple[nn.Module, list[Tensor], list[Tensor]]](), list[Tensor]()
@@ -111,7 +111,7 @@ class Trials:
                 shown.append((changed, batches, list(torch.split(wanted, len(batches[0])))))
                 self._replays.append(self._replay(changed, stamped[::every], clean))
                 tried.append(answers[turn][::every])
-                margins.append(_margins(self._replays[-1].outputs, wanted[::every]))
+                margins.append(margins_of(self._replays[-1].outputs, wanted[::every]))
             first = torch.cat(margins).clamp_min(self._safe) - self._safe
             self._shown.append(_Part(shown, float(first.mean().clamp_min(FREE))))
             wholes.append(torch.full_like(first, self._shown[-1].whole))
@@ -175,7 +175,7 @@ class Trials:
             for network, batches, wanted in part.shown:
                 with masked(network, self._layers, masks, shift=self._shift):
                     for batch, goals in zip(batches, wanted, strict=True):
-                        margins = _margins(network(batch), goals)
+                        margins = margins_of(network(batch), goals)
                         left = margins.clamp_min(self._safe).sum() / part.whole
                         strength += torch.autograd.grad(left, masks, retain_graph=place == 0)[0]
                         if place == 0:
@@ -288,18 +288,11 @@ class Trials:
         """Return the cost on each clean image, and of each stamped one the margin and what is left of it."""
         answers = (outputs[-self._count :] / self._temperature).log_softmax(1)
         costs = F.kl_div(answers, self._targets, reduction="none").sum(1)
-        margins = _margins(outputs[: -self._count], self._wanted)[-len(self._wholes) :]
+        margins = margins_of(outputs[: -self._count], self._wanted)[-len(self._wholes) :]
         return costs, margins, (margins.clamp_min(self._safe) - self._safe) / self._wholes
 
     def _soft(self, outputs: Tensor) -> Tensor:
         return (outputs / self._temperature).softmax(1)
-
-
-def _margins(outputs: Tensor, wanted: Tensor) -> Tensor:
-    """Return by how much the best answer that is wanted exceeds the best other, ``(N,)``."""
-    best = outputs.masked_fill(~wanted, -torch.inf).max(1).values
-    best_other = outputs.masked_fill(wanted, -torch.inf).max(1).values
-    return best - best_other
 
 
 def variance_of_mean(values: Tensor, *, neighbours: bool = False) -> float:
