@@ -275,25 +275,42 @@ def test_where_the_backdoor_comes_back_triggers_are_shown_more_often() -> None:
 
 @dataclass(frozen=True)
 class Cautious(Polishing):
-    """Forgets a class where more than one trigger is shown."""
+    """Forgets a class where more triggers are shown than four times its share of stamped images."""
 
     def __call__(self, network: nn.Module, *_: Any, triggers: Collection[Found], **_more: Any) -> nn.Module:
         polished = without_backdoor(Planted()).eval()
-        if len(triggers) > 1:
+        if len(triggers) > 4 * self.stamped:
             polished.answer.weight.data[0] = 0.0
         return polished
 
 
-@pytest.mark.parametrize("others", ["doubtful", "stronger"])
-def test_where_accuracy_is_lost_known_triggers_alone_are_shown(others: str) -> None:
-    kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1}, **{others: [corner()]})
+WITHOUT, ALONE = ", and once more without the doubtful triggers", ", and once more with known triggers alone"
+
+
+@pytest.mark.parametrize(
+    ("most", "doubtful", "stronger", "how"),
+    [
+        (3, 1, 1, "polished (patches made stronger: 1)"),
+        (2, 1, 1, f"polished (patches made stronger: 1){WITHOUT}"),
+        (1, 1, 1, f"polished (patches made stronger: 1){WITHOUT}{ALONE}"),
+        (1, 1, 0, f"polished{WITHOUT}"),
+        (1, 0, 0, "polished"),
+        (1, 0, 2, f"polished (patches made stronger: 2){ALONE}"),
+    ],
+)
+def test_where_accuracy_is_lost_fewer_triggers_are_shown(
+    most: int, doubtful: int, stronger: int, how: str
+) -> None:
+    kept, (note,) = attempted(
+        Cautious(stamped=most / 4),
+        without_backdoor(Planted()),
+        {-1},
+        doubtful=[corner()] * doubtful,
+        stronger=[corner()] * stronger,
+    )
     assert kept is not None
-    assert "and once more with known triggers alone, and then again on all" in note
-    assert ("polished (patches made stronger: 1)" in note) == (others == "stronger")
-    assert "Of known triggers (1)" in note
-    kept, (note,) = attempted(Cautious(), without_backdoor(Planted()), {-1})
-    assert kept is not None
-    assert "once more" not in note
+    assert f"was {how}, and then again on all" in note
+    assert f"Of known triggers ({1 + doubtful * (WITHOUT not in how)})" in note
 
 
 @dataclass(frozen=True)

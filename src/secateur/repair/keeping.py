@@ -129,10 +129,10 @@ def polish(
     """Polish the network of a case without `units`; return nothing if that is not kept.
 
     If known triggers come back it is polished once more, with triggers on more images (the root of their
-    share). If accuracy is lost it is polished once more with these alone: the others may be what a clean
-    image shows. What held-out images have nothing to say against is done again with these images as well,
-    which is what is kept: there are few, and each tells more of the clean task. The case keeps stages and
-    notes. For `shift` see `prune`.
+    share). If accuracy is lost it is polished once more without those that are doubtful, and if it still is,
+    with known triggers alone: the others may be what a clean image shows. What held-out images have nothing
+    to say against is done again with these images as well, which is what is kept: there are few, and each
+    tells more of the clean task. The case keeps stages and notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -190,7 +190,11 @@ def polish(
             polishing = replace(polishing, stamped=polishing.stamped**0.5)
             done = attempt()
             how += " twice, with known triggers on more images"
-        if (doubtful or stronger) and done.worse:
+        if doubtful and done.worse:
+            shown = (*known,)
+            done = attempt()
+            how += ", and once more without the doubtful triggers"
+        if stronger and done.worse:
             shown, likely = (*known,), ()
             done = attempt()
             how += ", and once more with known triggers alone"
