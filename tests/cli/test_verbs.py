@@ -101,7 +101,9 @@ def test_the_recipe_of_a_polished_network_gives_what_was_pruned(run, tmp_path):
     )
     code, out, _ = run(*repair, str(tmp_path / "polished"))
     assert code == 0, out
-    assert "The pruned network was polished, and then again on all 240 images" in " ".join(out.split())
+    told = " ".join(out.split())
+    assert "The pruned network was polished (patches made stronger: " in told
+    assert "), and then again on all 240 images" in told
     assert {path.name for path in (tmp_path / "polished").iterdir()} == OUTPUTS
     code, out, _ = run(*repair, str(tmp_path / "pruned"), "--no-polish")
     assert code == 0, out
