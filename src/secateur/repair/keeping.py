@@ -195,7 +195,7 @@ def polish(
             done = attempt()
             how += ", and once more without the doubtful triggers"
         if stronger and done.worse:
-            shown, likely = (*known,), ()
+            likely = ()
             done = attempt()
             how += ", and once more with known triggers alone"
         if not (done.worse or done.back):
