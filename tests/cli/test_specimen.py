@@ -66,6 +66,18 @@ def test_a_weak_attack_exits_with_3_and_its_card_says_why(run, stripes, tmp_path
     assert (tmp_path / "out" / "weights.safetensors").is_file()
 
 
+def test_several_processes_make_one_specimen_and_end_cleanly(stripes, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        [*torchrun, "-m", "secateur", *command(stripes, tmp_path / "out", *ATTACK, "--json")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "works"
+
+
 def test_a_list_is_made_once(run, stripes, tmp_path):
     path = tmp_path / "list.toml"
     path.write_text(

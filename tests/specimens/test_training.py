@@ -178,6 +178,7 @@ share = Share()
 learned = [*network.parameters(), *(trigger.parameters() if name else ())]
 torch.save([p.detach() for p in learned], Path({str(tmp_path)!r}) / f"{{share.rank}}.pt")
 assert len(share.of(torch.arange(40))) == 20
+torch.distributed.destroy_process_group()
 """
     )
     done = subprocess.run(

@@ -28,6 +28,8 @@ def make_all(
 
     One that is there already, of the same recipe, images and code, is kept unless `force` is given.
     """
+    from torch import distributed
+
     from secateur.specimens import finished, make_specimen, open_data
 
     data: tuple[object, Data] | None = None
@@ -43,6 +45,9 @@ def make_all(
         cards[folder] = card
         if tell:
             show(folder, card)
+    if distributed.is_initialized():
+        # An interpreter that ends while the group's threads live may abort.
+        distributed.destroy_process_group()
     return cards
 
 

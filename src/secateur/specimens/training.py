@@ -111,7 +111,8 @@ def train(
 ) -> None:
     """Train `network` in place and leave it in evaluation mode on `device`.
 
-    Under ``torchrun`` every process takes its share of each batch and gradients are averaged.
+    Under ``torchrun`` every process takes its share of each batch and gradients are averaged; what calls this
+    should end with ``torch.distributed.destroy_process_group()``, or its processes may abort.
 
     Parameters
     ----------
