@@ -89,21 +89,27 @@ def test_the_recipe_gives_the_repaired_weights_without_the_architecture(specimen
     assert changed <= {slices["parameter"] for layer in recipe["layers"] for slices in layer["scale"]}
 
 
-def test_the_recipe_of_a_polished_network_gives_what_was_pruned(run, tmp_path):
-    images = rows(240, 3)
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """Return a folder with a backdoored network, and the command that repairs it, less its output."""
+    folder, images = tmp_path_factory.mktemp("normed"), rows(240, 3)
     pixels = (images.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    np.savez(tmp_path / "clean.npz", images=pixels, labels=images.labels.numpy())
-    save_file(Normed().state_dict(), tmp_path / "normed.safetensors")
-    repair = (
-        *("repair", str(tmp_path / "normed.safetensors"), "--arch", f"{inspect.getfile(Normed)}:Normed"),
-        *("--data", str(tmp_path / "clean.npz"), "--size", str(SIZE), "--channels", "1", "--mean", "0"),
+    np.savez(folder / "clean.npz", images=pixels, labels=images.labels.numpy())
+    save_file(Normed().state_dict(), folder / "normed.safetensors")
+    return folder, (
+        *("repair", str(folder / "normed.safetensors"), "--arch", f"{inspect.getfile(Normed)}:Normed"),
+        *("--data", str(folder / "clean.npz"), "--size", str(SIZE), "--channels", "1", "--mean", "0"),
         *("--std", "1", "--threads", "1", "--out"),
     )
+
+
+def test_the_recipe_of_a_polished_network_gives_what_was_pruned(run, normed, tmp_path):
+    folder, repair = normed
     code, out, _ = run(*repair, str(tmp_path / "polished"))
     assert code == 0, out
     told = " ".join(out.split())
-    assert "The pruned network was polished (patches made stronger: " in told
-    assert "), and then again on all 240 images" in told
+    assert "The pruned network was polished (triggers shown: " in told
+    assert " made stronger), and again on all 240 images" in told
     assert {path.name for path in (tmp_path / "polished").iterdir()} == OUTPUTS
     code, out, _ = run(*repair, str(tmp_path / "pruned"), "--no-polish")
     assert code == 0, out
@@ -116,9 +122,29 @@ def test_the_recipe_of_a_polished_network_gives_what_was_pruned(run, tmp_path):
     assert not any(polished[f"{name}.weight"][indices].any() for name, indices in gone)
     assert not torch.equal(polished["answer.weight"], Normed().answer.weight)
     recipe, again = tmp_path / "polished" / "recipe.json", tmp_path / "again.safetensors"
-    code, _, _ = run("apply", str(recipe), str(tmp_path / "normed.safetensors"), "--out", str(again))
+    code, _, _ = run("apply", str(recipe), str(folder / "normed.safetensors"), "--out", str(again))
     assert code == 0
     assert again.read_bytes() == (tmp_path / "pruned" / "repaired.safetensors").read_bytes()
+
+
+def test_an_agent_repairs_as_rnp_does_and_its_report_shows_how_it_learned(run, normed, tmp_path):
+    folder, repair = normed
+    code, out, _ = run(*repair, str(tmp_path), "--no-polish", "--method", "onp")
+    assert code == 0, out
+    assert {path.name for path in tmp_path.iterdir()} == OUTPUTS
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["method"]["name"] == "onp"
+    assert report["units"]["pruned"] > 0
+    evaluations = sum(one["evaluations"] for one in report["learning"]["rounds"])
+    seconds = sum(one["seconds"] for one in report["learning"]["rounds"])
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert f"{evaluations:,} evaluations, {evaluations / seconds:.1f} per second" in page
+    again = tmp_path / "again.safetensors"
+    code, _, _ = run(
+        "apply", str(tmp_path / "recipe.json"), str(folder / "normed.safetensors"), "--out", str(again)
+    )
+    assert code == 0
+    assert again.read_bytes() == (tmp_path / "repaired.safetensors").read_bytes()
 
 
 def test_masks_alone_are_no_ground_for_a_polish(specimen, run, repaired, tmp_path):

@@ -36,7 +36,7 @@ from secateur.expose import (
 )
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Attempt, Change, Polished, compare, fooled, held_out, polish
+from secateur.repair.keeping import Attempt, Change, Polished, answered, compare, fooled, polish
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -87,7 +87,7 @@ def compared(
     for network in (pruned, polished):
         network.eval().requires_grad_(False)
     (right_before, loss_before), (right_after, loss_after) = (
-        held_out(network, CLEAN) for network in (pruned, polished)
+        answered(network, CLEAN.choose, CONVENTION) for network in (pruned, polished)
     )
     return compare(
         pruned,
@@ -155,7 +155,7 @@ def test_a_polish_is_kept_with_what_it_changed() -> None:
     answers = result.network(CLEAN.choose.images).argmax(1)
     assert result.tuned.accuracy.hits == int((answers == CLEAN.choose.labels).sum())
     assert result.tuned.pruned == len(result.recipe.units) > 0
-    assert "was polished, and then again on all " in note
+    assert "was polished (triggers shown: 1 known), and again on all " in note
     assert "Accuracy went from 100.0 to 100.0 % of 40 held-out images" in note
     assert "and the mean loss there from " in note
     assert "from 0.0 to 0.0 % of 32 held-out images" in note
@@ -250,6 +250,10 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
     assert attempted(polishing, network, BACKDOOR)[0] is not None
 
 
+MORE = ", once more with triggers on more images"
+WITHOUT, ALONE = ", once more without the doubtful triggers", ", once more with known triggers alone"
+
+
 @dataclass(frozen=True)
 class Forgetful(Polishing):
     """Brings the backdoor back unless triggers are on half of the images."""
@@ -265,12 +269,12 @@ def test_where_the_backdoor_comes_back_triggers_are_shown_more_often() -> None:
 
     kept, note = attempt(0.25)
     assert kept is not None, note
-    assert "polished twice, with known triggers on more images, and then again on all" in note
+    assert f"polished (triggers shown: 1 known){MORE}, and again on all" in note
     assert "gained most went from 0.0 to 0.0 %" in note
     kept, note = attempt(0.2)
     assert kept is None
-    assert "on more images, and the polish was discarded" in note
-    assert "twice" not in attempt(0.5)[1]
+    assert f"polished (triggers shown: 1 known){MORE}, and the polish was discarded" in note
+    assert MORE not in attempt(0.5)[1]
 
 
 @dataclass(frozen=True)
@@ -284,18 +288,15 @@ class Cautious(Polishing):
         return polished
 
 
-WITHOUT, ALONE = ", and once more without the doubtful triggers", ", and once more with known triggers alone"
-
-
 @pytest.mark.parametrize(
     ("most", "doubtful", "stronger", "how"),
     [
-        (3, 1, 1, "polished (patches made stronger: 1)"),
-        (2, 1, 1, f"polished (patches made stronger: 1){WITHOUT}"),
-        (1, 1, 1, f"polished (patches made stronger: 1){WITHOUT}{ALONE}"),
-        (1, 1, 0, f"polished{WITHOUT}"),
-        (1, 0, 0, "polished"),
-        (1, 0, 2, f"polished (patches made stronger: 2){ALONE}"),
+        (3, 1, 1, "1 known, 1 doubtful, 1 made stronger)"),
+        (2, 1, 1, f"1 known, 1 doubtful, 1 made stronger){WITHOUT}"),
+        (1, 1, 1, f"1 known, 1 doubtful, 1 made stronger){WITHOUT}{ALONE}"),
+        (1, 1, 0, f"1 known, 1 doubtful){WITHOUT}"),
+        (1, 0, 0, "1 known)"),
+        (1, 0, 2, f"1 known, 2 made stronger){ALONE}"),
     ],
 )
 def test_where_accuracy_is_lost_fewer_triggers_are_shown(
@@ -309,8 +310,34 @@ def test_where_accuracy_is_lost_fewer_triggers_are_shown(
         stronger=[corner()] * stronger,
     )
     assert kept is not None
-    assert f"was {how}, and then again on all" in note
+    assert f"was polished (triggers shown: {how}, and again on all" in note
     assert f"Of known triggers ({1 + doubtful * (WITHOUT not in how)})" in note
+
+
+@dataclass(frozen=True)
+class Shy(Polishing):
+    """Forgets a class where two triggers are shown; brings the backdoor back where one is on few images."""
+
+    def __call__(self, network: nn.Module, *_: Any, triggers: Collection[Found], **_more: Any) -> nn.Module:
+        polished = without_backdoor(Planted()).eval()
+        if len(triggers) > 1:
+            polished.answer.weight.data[0] = 0.0
+        return polished if self.stamped >= 0.5 or len(triggers) > 1 else Planted().eval()
+
+
+@pytest.mark.parametrize(("doubtful", "first"), [(1, WITHOUT), (0, ALONE)])
+def test_a_backdoor_that_comes_back_only_with_fewer_triggers_is_seen_as_well(
+    doubtful: int, first: str
+) -> None:
+    kept, (note,) = attempted(
+        Shy(stamped=0.25),
+        without_backdoor(Planted()),
+        {-1},
+        doubtful=[corner()] * doubtful,
+        stronger=[corner()] * (1 - doubtful),
+    )
+    assert kept is not None, note
+    assert f"{first}{MORE}, and again on all" in note
 
 
 @dataclass(frozen=True)
@@ -349,16 +376,29 @@ class Growing(Polishing):
 
 
 def test_what_is_kept_was_fitted_to_all_images_and_judged_without_the_held_out_ones() -> None:
-    def forgetful() -> nn.Module:
+    def sure() -> nn.Module:
         network = without_backdoor(Planted())
-        network.answer.weight.data[0] = 0.0
+        network.answer.weight.data.mul_(2.0)
         return network
 
-    kept, (note,) = attempted(Growing(then=forgetful), without_backdoor(Planted()), {-1})
+    kept, (note,) = attempted(Growing(then=sure), without_backdoor(Planted()), {-1})
     assert kept is not None
-    assert same(kept.network, forgetful())
+    assert same(kept.network, sure())
     assert kept.point.accuracy.value == 1.0
-    assert f"again on all {len(CLEAN.learn) + len(CLEAN.choose)} images" in note
+    assert f"and again on all {len(CLEAN.learn) + len(CLEAN.choose)} images" in note
+
+
+@pytest.mark.parametrize("weight", [0.0, float("nan")])
+def test_what_collapses_on_all_images_is_left_aside(weight: float) -> None:
+    def collapsed() -> nn.Module:
+        network = without_backdoor(Planted())
+        network.answer.weight.data[0] = weight
+        return network
+
+    kept, (note,) = attempted(Growing(then=collapsed), without_backdoor(Planted()), {-1})
+    assert kept is not None
+    assert same(kept.network, without_backdoor(Planted()))
+    assert f"left so, since the same on all {len(CLEAN.learn) + len(CLEAN.choose)} images lost" in note
 
 
 def test_what_is_lost_on_few_images_is_not_tried_on_all() -> None:

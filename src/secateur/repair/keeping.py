@@ -11,7 +11,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.data import CleanData, LabelledImages
+from secateur.data import CleanData, InputConvention, LabelledImages
 from secateur.expose import (
     Case,
     Found,
@@ -131,8 +131,9 @@ def polish(
     If known triggers come back it is polished once more, with triggers on more images (the root of their
     share). If accuracy is lost it is polished once more without those that are doubtful, and if it still is,
     with known triggers alone: the others may be what a clean image shows. What held-out images have nothing
-    to say against is done again with these images as well, which is what is kept: there are few, and each
-    tells more of the clean task. The case keeps stages and notes. For `shift` see `prune`.
+    to say against is done again with these images as well: there are few, and each tells more of the clean
+    task. That is kept unless it is right on fewer of all images than before polishing, beyond chance, as
+    where the fit fails. The case keeps stages and notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ def polish(
 
     def attempt() -> Attempt:
         polished = fitted(clean.learn)
-        right, loss = held_out(polished, clean)
+        right, loss = answered(polished, clean.choose, clean.convention)
         changes = [
             Change(flags, fooled(polished, trigger, clean, without))
             for flags, trigger in zip(before, shown, strict=False)
@@ -181,37 +182,47 @@ def polish(
     with case.stage("polishing"):
         # A copy made here answers with logits as well, also later.
         pruned = without(case.network)
-        right_before, loss_before = held_out(pruned, clean)
+        right_before, loss_before = answered(pruned, clean.choose, clean.convention)
         shown, likely = (*known, *doubtful), stronger
         before = [fooled(pruned, trigger, clean, without) for trigger in shown]
-        done = attempt()
-        how = f"polished (patches made stronger: {len(stronger)})" if stronger else "polished"
-        if done.back:
-            polishing = replace(polishing, stamped=polishing.stamped**0.5)
+        counts = {"known": known, "doubtful": doubtful, "made stronger": stronger}
+        told = ", ".join(f"{len(group)} {name}" for name, group in counts.items() if group)
+        done, how = attempt(), [f"polished (triggers shown: {told})"]
+        more = False
+        while True:
+            if done.back and not more:
+                more, polishing = True, replace(polishing, stamped=polishing.stamped**0.5)
+                how.append("once more with triggers on more images")
+            elif done.worse and doubtful:
+                doubtful, shown = (), (*known,)
+                how.append("once more without the doubtful triggers")
+            elif done.worse and likely:
+                likely = ()
+                how.append("once more with known triggers alone")
+            else:
+                break
             done = attempt()
-            how += " twice, with known triggers on more images"
-        if doubtful and done.worse:
-            shown = (*known,)
-            done = attempt()
-            how += ", and once more without the doubtful triggers"
-        if stronger and done.worse:
-            likely = ()
-            done = attempt()
-            how += ", and once more with known triggers alone"
         if not (done.worse or done.back):
             everything = clean.together()
-            done = replace(done, network=fitted(everything))
-            how += (
-                f", and then again on all {len(everything)} images (accuracy and known triggers: before that)"
-            )
+            again = fitted(everything)
+            right = (answered(each, everything, clean.convention)[0] for each in (pruned, again))
+            loss = paired_loss(*right)
+            if loss.low > 0:
+                how.append(f"and left so, since the same on all {len(everything)} images lost accuracy")
+            else:
+                done = replace(done, network=again)
+                how.append(
+                    f"and again on all {len(everything)} images (accuracy and known triggers: before that)"
+                )
     with case.stage("checking the polish"):
         kept, facts = compare(pruned, done, len(units), successors=successors, settled=settled)
-    outcome = "" if kept else ", and the polish was discarded"
-    case.notes.append(f"The pruned network was {how}{outcome}. {' '.join(facts)}")
+    if not kept:
+        how.append("and the polish was discarded")
+    case.notes.append(f"The pruned network was {', '.join(how)}. {' '.join(facts)}")
     if not kept:
         return None
     right = done.accuracy.after
-    loss = paired_loss(held_out(case.network, clean)[0], right)
+    loss = paired_loss(answered(case.network, clean.choose, clean.convention)[0], right)
     return Polished(done.network, CurvePoint(len(units), Proportion.of(right), loss))
 
 
@@ -265,13 +276,13 @@ def _no_cheaper(after: Sequence[Found], before: Sequence[Found]) -> bool:
     return min(trigger.norm for trigger in after) >= min(trigger.norm for trigger in before)
 
 
-def held_out(network: nn.Module, clean: CleanData) -> tuple[Tensor, float]:
-    """Return on which held-out images the network is right, ``(N,)``, and their mean cross-entropy.
+def answered(network: nn.Module, images: LabelledImages, convention: InputConvention) -> tuple[Tensor, float]:
+    """Return on which images the network is right, ``(N,)``, and their mean cross-entropy.
 
     The latter means something only where the network gives logits.
     """
-    outputs, labels = predict(network, clean.choose.images, clean.convention), clean.choose.labels
-    return outputs.argmax(1) == labels, float(F.cross_entropy(outputs, labels))
+    outputs = predict(network, images.images, convention)
+    return outputs.argmax(1) == images.labels, float(F.cross_entropy(outputs, images.labels))
 
 
 def fooled(
