@@ -71,6 +71,24 @@ def test_the_threshold_is_on_the_cosine_and_the_dormant_stay_alone() -> None:
     assert set(pairs.flatten().tolist()) == {0, 1, 2, 4, 5}
 
 
+def test_units_that_hardly_connect_are_dormant_as_well() -> None:
+    network, example = Chain(), torch.rand(1, 1, 2, 2)
+    with torch.no_grad():
+        # Without the rule these two would be alike: both differ from the mean by about the mean.
+        network.second.weight[:, 2:] = torch.tensor([[1e-4, 2e-4], [1e-5, 0.0]])
+    discovery = discover(network.eval(), example)
+    pairs, _ = similar(discovery.layers, connect(network, discovery, example), -1.1, 4)
+    assert set(pairs.flatten().tolist()) == {0, 1, 4, 5}
+
+
+def test_strengths_beyond_all_numbers_leave_the_graph_finite() -> None:
+    discovery, connections = chain()
+    connections.weights[0], connections.weights[1] = torch.inf, torch.nan
+    graph = build_graph(Graphing(), discovery.layers, connections, torch.zeros(6, 1))
+    assert graph.edge_attr.isfinite().all()
+    assert graph.edge_attr.max() == 1
+
+
 def test_pairs_are_each_among_those_that_the_other_is_most_like() -> None:
     discovery, connections = chain()
     # The third is most like the first (-6 / sqrt(52) against -7 / sqrt(65)), which is most like the second.

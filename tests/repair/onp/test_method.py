@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from secateur.expose import (
 )
 from secateur.progress import Logging, Silent
 from secateur.repair import ONP, RNP, Repair
+from secateur.repair.chosen import Chosen
 from secateur.repair.erasing import Erasing
 from secateur.repair.onp import Agent, Graphing
 from secateur.repair.onp.graph import build_graph
@@ -129,6 +133,32 @@ def test_the_agent_goes_on_from_masks_where_only_unlearning_points_to_a_label() 
     assert any("An agent went on from the units that masks chose" in note for note in result.notes)
     (learning,) = result.learning
     assert learning.curve[-1][1] > learning.curve[0][1]
+
+
+class Ruinous:
+    """Finds a choice that takes out all units, the best by what it measures."""
+
+    def __call__(self, _trials: object, _held: object, kept: Sequence[int], carried: Any, **_: Any) -> Any:
+        return [list(range(len(carried))), list(kept)]
+
+    def told(self, chosen: Chosen) -> Chosen:
+        return chosen
+
+
+@dataclass(frozen=True)
+class Overspending(ONP):
+    def _searching(self, *_: Any) -> Any:
+        return Ruinous()
+
+
+def test_of_a_choice_beyond_the_budget_no_part_is_taken() -> None:
+    masks = {"search": None, "threshold": 1.0, "spare": None, "share": 0.5, "polishing": None}
+    rnp, onp = (
+        how(**masks)(Normed(), CLEAN, generator=torch.Generator().manual_seed(0))
+        for how in (RNP, Overspending)
+    )
+    assert rnp.recipe.units
+    assert [scored.unit for scored in onp.recipe.units] == [scored.unit for scored in rnp.recipe.units]
 
 
 def test_without_trigger_and_label_nothing_is_pruned() -> None:

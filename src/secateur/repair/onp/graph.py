@@ -10,8 +10,12 @@ from torch_geometric.data import Data
 from torch_geometric.utils import to_networkx, to_undirected
 
 from secateur.files import atomic_path
+from secateur.repair.onp.features import LARGEST
 from secateur.repair.onp.settings import Graphing
 from secateur.units import Connections, UnitLayer
+
+DORMANT = 1e-3
+"""Of the largest strength in a layer, what is no more than decay has left."""
 
 
 def build_graph(
@@ -28,11 +32,9 @@ def build_graph(
         ``(N,)``, the layer of each unit and the group that it is added in.
     """
     inside, cosines = similar(layers, connections, settings.similar, settings.neighbours)
-    weights = (
-        connections.weights / connections.weights.max().clamp_min(1e-12)
-        if len(connections.weights)
-        else connections.weights
-    )
+    weights = connections.weights.nan_to_num(0.0, LARGEST).clamp(max=LARGEST)
+    if len(weights):
+        weights = weights / weights.max().clamp_min(1e-12)
     parts = []
     for kind, (pairs, values) in enumerate(((connections.edges, weights), (inside, cosines))):
         both, attributes = to_undirected(pairs, values, num_nodes=len(features), reduce="max")
@@ -58,8 +60,8 @@ def similar(
     Strengths, towards all units before and after, are sums of absolute weights, which all point about the
     same way: what counts is how they differ from their mean over the layer's units. Pairs are units each of
     which is among the `most` that the other is most like, with a cosine above `least`; both orders are given.
-    Units without strength, dormant, have no pair. While pairs are looked for, a layer needs memory for each
-    pair of its units.
+    Dormant units, with hardly any strength, have no pair. While pairs are looked for, a layer needs memory
+    for each pair of its units.
     """
     if not layers:
         return torch.zeros(2, 0, dtype=torch.long), torch.zeros(0)
@@ -77,7 +79,8 @@ def similar(
             products[layer][places[:, None], places] += part.T @ part
     pairs, cosines = [], []
     for start, product in zip(starts, products, strict=False):
-        active = (product.diagonal() > 0).nonzero().flatten()
+        squares = product.diagonal()
+        active = (squares > DORMANT**2 * squares.max()).nonzero().flatten()
         cosine = centred_cosines(product[active[:, None], active]).fill_diagonal_(-torch.inf)
         nearest = torch.zeros_like(cosine, dtype=torch.bool)
         nearest.scatter_(1, cosine.topk(min(most, len(cosine)), 1).indices, True)

@@ -130,8 +130,11 @@ class ONP(RNP):
                 most=max(math.floor(self.share * total), len(kept)),
             )
         held = HeldOut(case.network, layers, case.clean, shift=self.shift)
-        best = choices[0]
-        choice = Choice.within(self._budget, best, held.curve(best, self.erasing.taken))
+        measured = (
+            Choice.within(self._budget, kept, held.curve(kept, self.erasing.taken)) for kept in choices
+        )
+        # What RNP chose is among them: a part of a better choice was not measured, and may be worse.
+        choice = next((one for one in measured if len(one.pruned) == len(one.kept)), chosen.choice)
         return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
 
     def _searching(self, case: Case, exposed: Exposed, found: Shown) -> "Searching":
