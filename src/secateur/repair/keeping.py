@@ -205,9 +205,8 @@ def polish(
         if not (done.worse or done.back):
             everything = clean.together()
             again = fitted(everything)
-            right = (answered(each, everything, clean.convention)[0] for each in (pruned, again))
-            loss = paired_loss(*right)
-            if loss.low > 0:
+            plain, fit = (answered(each, everything, clean.convention)[0] for each in (pruned, again))
+            if paired_loss(plain, fit).low > 0:
                 how.append(f"and left so, since the same on all {len(everything)} images lost accuracy")
             else:
                 done = replace(done, network=again)

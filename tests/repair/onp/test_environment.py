@@ -33,6 +33,7 @@ def pruning(
     thrift: float = 0.0,
     reach: int = 1,
     start: Collection[int] = (),
+    first: Collection[int] | None = None,
 ) -> Pruning:
     groups = groups or [[unit] for unit in range(TOTAL)]
     generator = torch.Generator().manual_seed(0)
@@ -43,6 +44,7 @@ def pruning(
         Agent(reach=reach, price=2.0, thrift=thrift, steps=steps, tolerated=tolerated),
         most=most,
         start=start,
+        first=first,
         generator=generator,
     )
 
@@ -257,6 +259,19 @@ def test_what_leaves_more_of_the_triggers_than_the_first_choice_is_never_kept() 
     assert reward == pytest.approx(environment.best.worth - environment.path[0].worth)
     assert not observation["pruned"][TARGET]
     assert [state.pruned for state in environment.path] == [{*BACKDOOR, TARGET}, BACKDOOR]
+
+
+@pytest.mark.parametrize(("first", "kept"), [(None, [1, 1]), ([FIRST, SECOND], [1, 1]), ([FIRST], [0, 1])])
+def test_whole_groups_are_held_against_the_choice_that_they_came_from(
+    first: list[int] | None, kept: list[int]
+) -> None:
+    environment = pruning([[FIRST, SECOND], [FIRST]], tolerated=1.0, start=[0], first=first)
+    assert environment.evaluations == 1 + (first == [FIRST])
+    environment.reset(seed=0)
+    environment.step(np.int64(1))
+    # Only the first is left, with which the backdoor works half.
+    observation, *_ = environment.step(np.int64(0))
+    assert observation["pruned"].tolist() == kept
 
 
 def test_what_costs_more_than_the_first_choice_is_never_kept() -> None:

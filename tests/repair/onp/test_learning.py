@@ -68,8 +68,13 @@ def learned(agent: Agent = QUICK, seed: int = 0, start: tuple[int, ...] = (), **
         trials(),
         ring(),
         start,
-        suspicion=torch.zeros(TOTAL),
-        **{"groups": SINGLE, "most": TOTAL, "progress": Silent(), **options},
+        **{
+            "groups": SINGLE,
+            "most": TOTAL,
+            "suspicion": torch.zeros(TOTAL),
+            "progress": Silent(),
+            **options,
+        },
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -233,6 +238,13 @@ def test_a_policy_can_go_on_elsewhere() -> None:
 def test_candidates_are_the_start_and_the_most_suspected() -> None:
     found = learned(replace(QUICK, candidates=1, evaluations=10), start=(0, 3))
     assert all(state.pruned <= {0, 3} for state in found.states)
+    suspicion = torch.zeros(TOTAL)
+    suspicion[sorted(BACKDOOR)] = torch.tensor([0.1, 0.2])
+    found = learned(replace(QUICK, candidates=3), start=(0,), suspicion=suspicion)
+    assert found.states[-1].pruned == BACKDOOR
+    # With the order the other way round there is nothing to find.
+    found = learned(replace(QUICK, candidates=3, evaluations=30), suspicion=-suspicion)
+    assert all(not state.pruned & BACKDOOR for state in found.states)
 
 
 def test_advantages_are_those_of_the_paper() -> None:
@@ -268,11 +280,15 @@ def test_advantages_are_those_of_the_paper() -> None:
 
 
 class Recorded(Pruning):
-    """Remembers what steps earned."""
+    """Remembers what steps earned, and what was allowed before each."""
 
     def __init__(self, *given: Any, **settings: Any) -> None:
         super().__init__(*given, **settings)
-        self.earned = list[float]()
+        self.earned, self.allowed = list[float](), list[Any]()
+
+    def action_masks(self) -> Any:
+        self.allowed.append(super().action_masks())
+        return self.allowed[-1]
 
     def step(self, action: np.int64) -> Any:
         result = super().step(action)
@@ -290,6 +306,10 @@ def test_what_is_learned_from_is_what_steps_earned_and_nothing_is_expected_after
     learner.learn(QUICK.rollout)
     buffer = learner.rollout_buffer
     assert buffer.rewards.flatten().tolist() == pytest.approx(environment.earned)
+    allowed = np.stack(environment.allowed)
+    assert np.array_equal(buffer.action_masks.reshape(QUICK.rollout, TOTAL), allowed)
+    assert not allowed.all()
+    assert allowed[np.arange(QUICK.rollout), buffer.actions.flatten().astype(int)].all()
     starts, values = buffer.episode_starts.flatten(), buffer.values.flatten()
     assert starts.nonzero()[0].tolist() == list(range(0, QUICK.rollout, QUICK.steps))
     advantage = buffer.advantages.flatten()

@@ -116,7 +116,7 @@ def test_an_edge_weighs_its_part_of_its_kind() -> None:
 
 
 @pytest.mark.parametrize("name", ["gcn", "sage", "gat"])
-def test_strong_connections_are_heard_more(name: ConvolutionName) -> None:
+def test_the_strength_of_a_connection_is_heard(name: ConvolutionName) -> None:
     torch.manual_seed(0)
     encoder, known = Encoder(5, 8, 1, name).eval(), graph()
     weak = shares(known)

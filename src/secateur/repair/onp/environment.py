@@ -132,6 +132,9 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         Units that may be pruned at once.
     start
         Actions whose units are pruned in the first state.
+    first
+        Units, positions among `total`, of the choice that none may be worse than in one respect; by default
+        those of `start`. They may be fewer, where actions are of several units.
     generator
         Draws what the cost's curvature is estimated with.
 
@@ -153,6 +156,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         *,
         most: int,
         start: Collection[int] = (),
+        first: Collection[int] | None = None,
         generator: torch.Generator,
     ) -> None:
         self._generator = generator
@@ -178,7 +182,11 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self.path: list[State] = []
         self._first: Measured | None = None
         self._now = self.visit(frozenset(start))
-        if self._now.pruned:
+        begun = {unit for action in start for unit in self._groups[action]}
+        if first is not None and set(first) != begun:
+            self._first = trials.measure(self._without(first))
+            self.evaluations += 1
+        elif begun:
             self._first = self._now.measured
 
     def visit(self, pruned: frozenset[int]) -> State:
@@ -202,9 +210,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
     def mask(self, pruned: frozenset[int]) -> Tensor:
         """Return masks of all units, ``(total,)``."""
-        flat = self._ones.clone()
-        flat[[unit for action in pruned for unit in self._groups[action]]] = 0
-        return flat
+        return self._without([unit for action in pruned for unit in self._groups[action]])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -262,6 +268,11 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         )
         worse = np.array([known is not None and not self._keeps(known) for known in self._around()])
         return next(mask for mask in (allowed & ~worse, allowed, ~allowed) if mask.any())
+
+    def _without(self, units: Collection[int]) -> Tensor:
+        flat = self._ones.clone()
+        flat[list(units)] = 0
+        return flat
 
     @property
     def _proposed(self) -> frozenset[int]:

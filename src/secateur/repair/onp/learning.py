@@ -73,7 +73,7 @@ def learn(
     graph
         Of the network, see `secateur.repair.onp.graph.build_graph`.
     start
-        Units that are pruned in the best state known, positions.
+        Units that are pruned in the best state known, positions; the first state has their whole groups.
     groups
         Units that are pruned together.
     suspicion
@@ -96,6 +96,7 @@ def learn(
         agent,
         most=most,
         start=[k for k, place in enumerate(chosen) if set(start) & set(groups[place])],
+        first=start,
         generator=generator,
     )
     seed = int(torch.randint(2**31, (), generator=generator))
