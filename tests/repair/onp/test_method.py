@@ -11,12 +11,25 @@ import pytest
 import torch
 from torch import nn
 
-from planted import BACKDOOR, CLEAN, CONVENTION, PLANTED, TARGET, Normed, Planted, Rotated, found_units
+from planted import (
+    BACKDOOR,
+    CLASSES,
+    CLEAN,
+    CONVENTION,
+    PLANTED,
+    TARGET,
+    Normed,
+    Planted,
+    Rotated,
+    corner,
+    found_units,
+)
 from secateur.data import example_input
 from secateur.expose import (
     Case,
     Exposed,
     Exposing,
+    Findings,
     Inversion,
     LatentInversion,
     Search,
@@ -183,6 +196,28 @@ def test_without_the_extra_an_error_says_what_to_install() -> None:
     )
 
 
+class Added(nn.Module):
+    """Two channels, to which two others are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(channels, 2, 3, padding=1) for channels in (1, 2))
+        self.one, self.other = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+        self.answer = nn.Linear(2, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        early = self.one(self.first(images))
+        late = self.other(self.second(early.relu()))
+        return self.answer((early + late).relu().mean((2, 3)))
+
+
+def test_units_that_meet_at_an_addition_are_proposed_together() -> None:
+    case = Case.of(Added(), CLEAN, None, None)
+    exposed = Exposed(None, None, Findings(None, (), {}), {}, ())
+    groups = [method(grouped=grouped)._searching(case, exposed, corner()).groups for grouped in (True, False)]
+    assert groups == [[[0, 2], [1, 3]], [[0], [1], [2], [3]]]
+
+
 def test_what_rnp_chose_stays_as_it_is_where_its_groups_are_not_whole() -> None:
     network, onp = Normed(), method(grouped=True)
     with flushed_denormals():
@@ -211,7 +246,9 @@ def test_shifts_and_triggers_without_a_label_are_improved_on(network: type[nn.Mo
     assert (result.trigger.form, result.trigger.label) == (
         ("shift", TARGET) if network is Normed else ("patch", None)
     )
-    assert [worth for one in result.learning for _, worth in one.curve]
+    # No unit of the other one weakens its trigger.
+    curve = result.learning[-1].curve
+    assert (curve[-1][1] > curve[0][1]) == (network is Normed)
     assert bool(result.recipe.units) == (network is Normed)
 
 
