@@ -1,14 +1,14 @@
 """Does the learning earn its keep? ONP against simpler searches, for the same reward and evaluations.
 
-    python benchmarks/policies.py --teach NAME ...
     python benchmarks/policies.py [--only NAME ...] [--seeds 0 1 2] [--evaluations 200] [--searches NAME ...]
     python benchmarks/policies.py --draw
+    python benchmarks/tables.py
 
 RNP exposes each network and erases what it finds; the triggers of all its rounds make the reward. Then each
 search has the same number of evaluations, from RNP's choice or, where its name says so or it has an order of
-its own, from nothing. One begins with a policy that was taught on other networks, one after the other, by
-``--teach``. What it finds is measured on test images, which no search sees. Results go to
-``benchmarks/results/policies.json``; what is there is not measured again.
+its own, from nothing. One begins with a policy that has learned on other networks first, one after the other
+(``--teach``). What it finds is measured on test images, which no search sees. Results go to
+``benchmarks/results/policies.json``; what is there is not measured again. ``tables.py`` renders them.
 """
 
 import argparse
@@ -25,8 +25,7 @@ from exposure import Subject
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from problems import Problem, problem
-from safetensors import safe_open
+from problems import Problem, problem, version
 from safetensors.torch import load_file, save_file
 from searches import SEARCHES, searched
 from torch import Tensor
@@ -38,16 +37,31 @@ from secateur.units import all_units, prune
 
 RESULTS = HERE / "results" / "policies.json"
 FIGURE = HERE.parent / "docs" / "images" / "policies.png"
-TAUGHT = "taught.safetensors"
-"""In the work folder: weights of the policy that was taught, and on which networks."""
+TEACHERS = ("cnn-mnist-badnets", "wrn16-1-badnets-centre")
+"""Networks that a policy learns on by default, before it is used on others."""
 MOST = 0.9
 """Share of what a search gains at which it counts as arrived."""
 
 
-def teach(names: Sequence[str], options: argparse.Namespace) -> None:
-    """Learn a policy on one network after the other, with the first seed, and keep it in the work folder."""
+def taught(name: str, options: argparse.Namespace) -> dict[str, Tensor]:
+    """Return the policy that has learned on the teachers; nothing for one of them.
+
+    It is kept in the work folder, for this version of the code.
+    """
+    if name in options.teach:
+        return {}
+    path = options.work / f"{'-'.join(['taught', *options.teach, version()])}.safetensors"
+    if not path.is_file():
+        learned = teach(options)
+        with atomic_path(path) as temporary:
+            save_file(learned, temporary)
+    return load_file(path)
+
+
+def teach(options: argparse.Namespace) -> dict[str, Tensor]:
+    """Learn a policy on one teacher after the other, with the first seed."""
     policy: dict[str, Tensor] = {}
-    for name in names:
+    for name in options.teach:
         agent = Agent(evaluations=options.evaluations)
         with problem(Subject(name, options), 0, agent, options.work, {}) as given:
             if given is None:
@@ -57,17 +71,7 @@ def teach(names: Sequence[str], options: argparse.Namespace) -> None:
         policy = learned.policy
         (_, first), (_, last) = learned.curve[0], learned.curve[-1]
         print(name, learned.evaluations, round(first, 4), round(last, 4), flush=True)
-        with atomic_path(options.work / TAUGHT) as temporary:
-            save_file(policy, temporary, {"teachers": " ".join(names)})
-
-
-def taught(path: Path, name: str) -> dict[str, Tensor]:
-    """Return the policy that was taught, if there is one and it was not taught on this network."""
-    if not path.is_file():
-        return {}
-    with safe_open(path, "pt") as file:
-        teachers = file.metadata()["teachers"].split()
-    return {} if name in teachers else load_file(path)
+    return policy
 
 
 def measured(given: Problem, states: Sequence[State], curve: Sequence[Any], seconds: float) -> dict[str, Any]:
@@ -103,24 +107,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".policies"), help="folder for what is exposed")
     parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--teach", nargs="*", default=(), help="networks that a policy learns on first")
+    parser.add_argument("--teach", nargs="*", default=TEACHERS, help="networks that a policy learns on first")
     parser.add_argument("--draw", action="store_true", help="only draw the figure and render the table")
     options = parser.parse_args()
     stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
     cells = stored["cells"]
     if not options.draw:
         options.work.mkdir(parents=True, exist_ok=True)
-        if options.teach:
-            teach(options.teach, options)
-            return
         cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
         for name in options.only or [card["name"] for card in cards if card["trigger"]]:
             subject = Subject(name, options)
-            known = taught(options.work / TAUGHT, name)
             for seed in options.seeds:
                 missing = [kind for kind in options.searches if f"{name}|{kind}|{seed}" not in cells]
                 if not missing:
                     continue
+                known = taught(name, options) if "taught" in missing else {}
                 agent = Agent(evaluations=options.evaluations)
                 with problem(subject, seed, agent, options.work, known) as given:
                     for kind in missing if given else ():
@@ -176,7 +177,8 @@ def middle(values: list[float], form: str) -> str:
 def paired(cells: dict[str, Any]) -> str:
     """Render how far ONP is ahead of each search on the same networks and seeds, on average.
 
-    In brackets the 95 % percentile interval of 10,000 bootstrap samples of the pairs.
+    A search that begins with nothing for want of triggers is compared with ONP from nothing. In brackets the
+    95 % percentile interval of 10,000 bootstrap samples of the pairs.
     """
     figures = {
         "worth where it searches": ("{:+.3f}", lambda value: value["curve"][-1][1]),
@@ -184,16 +186,17 @@ def paired(cells: dict[str, Any]) -> str:
         "ACC": ("{:+.1f}", lambda value: 100 * value["acc"]["value"]),
         "ASR": ("{:+.1f}", lambda value: 100 * value["asr"]["value"]),
     }
-    lines = [f"| ONP less | pairs | {' | '.join(figures)} |", "| --- " * (2 + len(figures)) + "|"]
+    lines = [f"| search | less | pairs | {' | '.join(figures)} |", "| --- " * (3 + len(figures)) + "|"]
     for kind, (title, _) in SEARCHES.items():
-        matching = {key: key.replace(f"|{kind}|", "|onp|") for key in cells if f"|{kind}|" in key}
-        pairs = [(cells[key], cells[onp]) for key, onp in matching.items() if onp in cells and kind != "onp"]
+        ahead = "alone" if kind == "pointed" else "onp"
+        matching = {key: key.replace(f"|{kind}|", f"|{ahead}|") for key in cells if f"|{kind}|" in key}
+        pairs = [(cells[key], cells[one]) for key, one in matching.items() if one in cells and kind != ahead]
         if len(pairs) < 2:
             continue
         row = []
         for form, of in figures.values():
-            row.append(mean_difference([of(onp) - of(other) for other, onp in pairs], form))
-        lines.append(f"| {title} | {len(pairs)} | {' | '.join(row)} |")
+            row.append(mean_difference([of(one) - of(other) for other, one in pairs], form))
+        lines.append(f"| {SEARCHES[ahead][0]} | {title} | {len(pairs)} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 

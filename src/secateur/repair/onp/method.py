@@ -35,9 +35,9 @@ class ONP(RNP):
 
     Of the paper its abstract is known, no internals and no code: the network becomes a graph, graph networks
     trained by reinforcement learning find the pruning policy, and units that meet at a residual addition
-    are pruned in groups (preset ``grouped``). The rest is our design, argued in ``docs/onp.md``. Exposing,
-    the rounds of inverting triggers again, and polishing are those of `RNP`; the agent goes on from the units
-    that it comes to.
+    are pruned in groups (preset ``grouped``, in which the agent proposes whole groups). The rest is our
+    design, argued in ``docs/onp.md``. Exposing, the rounds of inverting triggers again, and polishing are
+    those of `RNP`; the agent goes on from the units that it comes to.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class ONP(RNP):
     agent
         How the agent learns.
     grouped
-        Whether units that meet at an addition are pruned together.
+        Whether units that meet at an addition are proposed together.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class Searching:
     graphing, agent, recovering
         How the graph is built, how the agent learns, and how masks are recovered for its features.
     grouped
-        Whether units that meet at an addition are pruned together.
+        Whether units that meet at an addition are proposed together.
 
     Attributes
     ----------
