@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from planted import BACKDOOR, CLEAN, TARGET, Planted, corner, found_units
-from secateur.repair.measured import Measured
+from secateur.repair.measured import Compared, Measured
 from secateur.repair.onp import Agent
 from secateur.repair.onp.environment import EXPECTING, OPEN, SENSITIVE, Pruning, ranked_elsewhere, worth
 from secateur.repair.trials import Trials
@@ -303,3 +304,26 @@ def test_choices_elsewhere_are_ranked_and_none_is_worse_in_triggers_or_cost() ->
         frozenset(),
         pytest.approx(0, abs=1e-6),
     )
+
+
+class Told:
+    """Says of every choice that it gains twice its error."""
+
+    now = Measured(cost=0.1, agreement=1.0, strength=0.1, success=0.1, risk=0.1)
+
+    def settle(self, flat: torch.Tensor) -> None:
+        pass
+
+    def compare(self, flat: torch.Tensor, price: float) -> Compared:
+        return Compared(self.now, gain=0.02, error=0.01)
+
+
+def test_of_many_choices_each_must_be_shown_to_be_better_more_clearly() -> None:
+    def taken(count: int) -> int:
+        others = [{unit} for unit in range(1, 1 + count)]
+        ranked = ranked_elsewhere(cast(Trials, Told()), [{0}, {0}, *others], torch.ones(20), 1.0)
+        assert ranked[-1][0] == {0}
+        return len(ranked) - 1
+
+    # The normal distribution leaves 0.0228 beyond 2: less than 0.05 over one and over two, not over three.
+    assert [taken(count) for count in (0, 1, 2, 3, 15)] == [0, 1, 2, 0, 0]

@@ -6,6 +6,7 @@ find its way back; one that is hardly worse is kept for the episode: two changes
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import gymnasium
@@ -23,8 +24,8 @@ Observation = dict[str, NDArray[np.float32]]
 SLACK = 0.005
 """Of the triggers, so much more may be left than by the first choice, less than one image that yields; and so
 many nats more may be paid."""
-SHOWN = 1.645
-"""A choice is shown to be better by a gain of more standard errors than this: 95 % one-sided, each alone."""
+CHANCE = 0.05
+"""Probability, at most, that of choices that are no better than the first any is taken for better."""
 SENSITIVE = 20.0
 """Differences in worth are told to the policy by the hyperbolic tangent of so many times as much."""
 OPEN = 1e-3
@@ -90,9 +91,12 @@ def ranked_elsewhere(
 
     trials.settle(without(choices[0]))
     start, better = trials.now, list[tuple[Collection[int], float]]()
-    for choice in choices[1:]:
+    others = [choice for choice in choices[1:] if set(choice) != set(choices[0])]
+    # Each is tested, and one that passes by chance is enough (Bonferroni).
+    shown = NormalDist().inv_cdf(1 - CHANCE / max(1, len(others)))
+    for choice in others:
         other = trials.compare(without(choice), price)
-        if other.gain > SHOWN * other.error and no_worse(other.measured, start if choices[0] else None):
+        if other.gain > shown * other.error and no_worse(other.measured, start if choices[0] else None):
             better.append((choice, worth(other.measured, price, 0, 0.0)))
     better.sort(key=lambda pair: pair[1], reverse=True)
     return [*better, (choices[0], worth(start, price, 0, 0.0))]
