@@ -4,7 +4,9 @@
     python benchmarks/repairs.py [--specimens .specimens] [--only NAME ...] [--repairs paper rnp onp]
 
 Every repair starts from 500 clean training images and is measured afterwards on all test images; a
-specimen's trigger is read only then. RNP and ONP share what they have in common; its time counts for both.
+specimen's trigger is read only then. It is also measured on the network that the specimen was trained from:
+some triggers bring the target there, because they hide the image or look like it, and no repair can do
+better. RNP and ONP share what they have in common; its time counts for both.
 Results go to ``benchmarks/results/specimens/NAME.json``, cards to
 ``benchmarks/specimens/cards/NAME.json``; what is there for the same weights is not measured again unless
 ``--fresh`` is given. Several processes may share the work by different ``--only``. ``tables.py`` renders all.
@@ -59,9 +61,17 @@ class Specimen:
     @cached_property
     def model(self) -> LoadedModel:
         """The network; repairs leave it as it is."""
+        return self._load(self.folder / WEIGHTS)
+
+    def untouched(self, shared: Path) -> LoadedModel | None:
+        """Load the network that it was trained from; None if that was none."""
+        start = self.card["start"]
+        return self._load(shared / "checkpoints" / "files" / start["file"]) if start else None
+
+    def _load(self, weights: Path) -> LoadedModel:
         convention = self.card["convention"]
         return load_model(
-            self.folder / WEIGHTS,
+            weights,
             self.card["recipe"]["model"],
             num_classes=self.card["data"]["classes"],
             size=tuple(convention["size"]),
@@ -185,6 +195,10 @@ def measure_all(
     if "before" not in stored:
         stored["before"] = specimen.measure(specimen.model.network, test)
         keep()
+    if "untouched" not in stored and specimen.attack:
+        start = specimen.untouched(options.shared)
+        stored["untouched"] = start and specimen.measure(start.network, test)
+        keep()
     used: tuple[int, ...] | None = None
     for seed in options.seeds:
         joint: Joint | None = None
@@ -245,13 +259,15 @@ def specimen_table(folder: Path) -> str:
 def repair_table(folder: Path) -> str:
     """Render the repairs, median over seeds with the range, as Markdown."""
     lines = [
-        "| specimen | before: ACC / ASR / RA | "
+        "| specimen | before: ACC / ASR / RA | untouched: ASR / RA | "
         + "".join(f"{title}: ACC / ASR / RA | units | s | " for title in REPAIRS.values())
         + "label named |",
-        "| --- " * (3 + 3 * len(REPAIRS)) + "|",
+        "| --- " * (4 + 3 * len(REPAIRS)) + "|",
     ]
     for name, stored in results(folder):
         cells = [f"`{name}`", " / ".join(percent(stored["before"][m]) for m in ("acc", "asr", "ra"))]
+        untouched = stored.get("untouched")
+        cells.append(" / ".join(percent(untouched[m]) for m in ("asr", "ra")) if untouched else "")
         for kind in REPAIRS:
             found = [value for key, value in stored["cells"].items() if key.startswith(f"{kind}|")]
             if not found:
@@ -266,7 +282,15 @@ def repair_table(folder: Path) -> str:
         cells.append(", ".join("none" if label is None else str(label) for label in labels))
         lines.append(f"| {' | '.join(cells)} |")
     means = (mean_line(folder, kind) for kind in REPAIRS)
-    return "\n".join([*lines, *means, paired_line(folder), right_line(folder)])
+    return "\n".join([*lines, *means, untouched_line(folder), paired_line(folder), right_line(folder)])
+
+
+def untouched_line(folder: Path) -> str:
+    """Say what triggers come to on the network that specimens were trained from, on average."""
+    found = [stored["untouched"]["asr"]["value"] for _, stored in results(folder) if stored.get("untouched")]
+    if not found:
+        return ""
+    return f"\nUntouched: mean ASR {100 * statistics.mean(found):.1f} % over {len(found)} attacks."
 
 
 def mean_line(folder: Path, kind: str) -> str:
@@ -324,6 +348,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--specimens", type=Path, default=HERE.parent / ".specimens")
+    parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--data", default=str(SHARED / "data" / "cifar10"))
     parser.add_argument("--only", nargs="*", default=None, help="names of specimens")
     parser.add_argument("--repairs", nargs="*", choices=list(REPAIRS), default=list(REPAIRS))
