@@ -63,6 +63,13 @@ def no_worse(measured: Measured, first: Measured | None) -> bool:
     return first is None or (measured.left <= first.left + SLACK and measured.cost <= first.cost + SLACK)
 
 
+def without(flat: Tensor, units: Collection[int]) -> Tensor:
+    """Return masks, ``(total,)``, with those of `units` 0 and the others as in `flat`."""
+    masks = flat.clone()
+    masks[list(units)] = 0
+    return masks
+
+
 def ranked_elsewhere(
     trials: Trials, choices: Sequence[Collection[int]], flat: Tensor, price: float
 ) -> list[tuple[Collection[int], float]]:
@@ -83,19 +90,13 @@ def ranked_elsewhere(
     price
         Of a nat.
     """
-
-    def without(pruned: Collection[int]) -> Tensor:
-        masks = flat.clone()
-        masks[sorted(pruned)] = 0
-        return masks
-
-    trials.settle(without(choices[0]))
+    trials.settle(without(flat, choices[0]))
     start, better = trials.now, list[tuple[Collection[int], float]]()
     others = [choice for choice in choices[1:] if set(choice) != set(choices[0])]
     # Each is tested, and one that passes by chance is enough (Bonferroni).
     shown = NormalDist().inv_cdf(1 - CHANCE / max(1, len(others)))
     for choice in others:
-        other = trials.compare(without(choice), price)
+        other = trials.compare(without(flat, choice), price)
         if other.gain > shown * other.error and no_worse(other.measured, start if choices[0] else None):
             better.append((choice, worth(other.measured, price, 0, 0.0)))
     better.sort(key=lambda pair: pair[1], reverse=True)
@@ -186,9 +187,9 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self.path: list[State] = []
         self._first: Measured | None = None
         self._now = self.visit(frozenset(start))
-        begun = {unit for action in start for unit in self._groups[action]}
+        begun = self._units(start)
         if first is not None and set(first) != begun:
-            self._first = trials.measure(self._without(first))
+            self._first = trials.measure(without(self._ones, first))
             self.evaluations += 1
         elif begun:
             self._first = self._now.measured
@@ -214,7 +215,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
 
     def mask(self, pruned: frozenset[int]) -> Tensor:
         """Return masks of all units, ``(total,)``."""
-        return self._without([unit for action in pruned for unit in self._groups[action]])
+        return without(self._ones, self._units(pruned))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -273,10 +274,8 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         worse = np.array([known is not None and not self._keeps(known) for known in self._around()])
         return next(mask for mask in (allowed & ~worse, allowed, ~allowed) if mask.any())
 
-    def _without(self, units: Collection[int]) -> Tensor:
-        flat = self._ones.clone()
-        flat[list(units)] = 0
-        return flat
+    def _units(self, actions: Collection[int]) -> set[int]:
+        return {unit for action in actions for unit in self._groups[action]}
 
     @property
     def _proposed(self) -> frozenset[int]:

@@ -131,7 +131,7 @@ class ONP(RNP):
             )
         held = HeldOut(case.network, layers, case.clean, shift=self.shift)
         measured = (
-            Choice.within(self._budget, kept, held.curve(kept, self.erasing.taken)) for kept in choices
+            Choice.within(self._budget, units, held.curve(units, self.erasing.taken)) for units in choices
         )
         # What RNP chose is among them: a part of a better choice was not measured, and may be worse.
         choice = next((one for one in measured if len(one.pruned) == len(one.kept)), chosen.choice)
