@@ -43,13 +43,11 @@ MOST = 0.9
 """Share of what a search gains at which it counts as arrived."""
 
 
-def taught(name: str, options: argparse.Namespace) -> dict[str, Tensor]:
-    """Return the policy that has learned on the teachers; nothing for one of them.
+def taught(options: argparse.Namespace) -> dict[str, Tensor]:
+    """Return the policy that has learned on the teachers.
 
     It is kept in the work folder, for this version of the code.
     """
-    if name in options.teach:
-        return {}
     path = options.work / f"{'-'.join(['taught', *options.teach, version()])}.safetensors"
     if not path.is_file():
         learned = teach(options)
@@ -118,10 +116,11 @@ def main() -> None:
         for name in options.only or [card["name"] for card in cards if card["trigger"]]:
             subject = Subject(name, options)
             for seed in options.seeds:
-                missing = [kind for kind in options.searches if f"{name}|{kind}|{seed}" not in cells]
+                asked = [kind for kind in options.searches if kind != "taught" or name not in options.teach]
+                missing = [kind for kind in asked if f"{name}|{kind}|{seed}" not in cells]
                 if not missing:
                     continue
-                known = taught(name, options) if "taught" in missing else {}
+                known = taught(options) if "taught" in missing else {}
                 agent = Agent(evaluations=options.evaluations)
                 with problem(subject, seed, agent, options.work, known) as given:
                     for kind in missing if given else ():
