@@ -150,13 +150,14 @@ def scanned(subject: Subject, seed: int) -> tuple[dict[str, Any], Exposed]:
 
 def repaired(subject: Subject, repair: Repair, known: Exposed) -> dict[str, Any]:
     """Measure what a repair came to, and its time without that for what was known."""
-    seconds = sum(repair.seconds.values()) - sum(known.seconds.values())
+    stages = {name: value - known.seconds.get(name, 0.0) for name, value in repair.seconds.items()}
     result = subject.measure(repair.network) | {
         "outcome": repair.outcome,
         "pruned": len(repair.recipe.units),
         "units": repair.discovery.total,
         "notes": repair.notes,
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(stages.values()), 1),
+        "stages": {name: round(value, 1) for name, value in stages.items() if value},
     }
     if repair.learning:
         result["searches"] = [
