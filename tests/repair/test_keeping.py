@@ -1,6 +1,6 @@
 """A polish is kept if nothing comes back with it, and discarded otherwise."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -43,6 +43,7 @@ from secateur.units import Unit, prune
 SUCCEEDING = Succeeding(
     Inversion(steps=50), Inversion(steps=100, rate=0.2), latent=LatentInversion(steps=30), starts=1
 )
+CORNER = corner()
 GENTLE = Polishing(passes=10, rate=0.005, precision="float32")
 OTHERS = tuple(replace(corner(), label=k, norm=10.0 + k) for k in range(CLASSES) if k != TARGET)
 
@@ -83,7 +84,7 @@ def compared(
     polished: nn.Module,
     known: tuple[Found, ...] = (corner(),),
     successors: Successors | None = None,
-) -> tuple[bool, list[str]]:
+) -> tuple[bool, list[str], Sequence[Found]]:
     for network in (pruned, polished):
         network.eval().requires_grad_(False)
     (right_before, loss_before), (right_after, loss_after) = (
@@ -119,7 +120,7 @@ def attempted(
         polishing,
         case,
         [units[k] for k in positions],
-        [corner()],
+        [CORNER],
         doubtful=tuple(doubtful),
         stronger=tuple(stronger),
         successors=looks_for(case.network),
@@ -209,7 +210,7 @@ def test_a_fall_of_accuracy_within_chance_does_not_count_if_the_loss_fell(
     right = torch.ones(len(CLEAN.choose), dtype=torch.bool)
     after = right.clone()
     after[:wrong] = False
-    found, facts = compare(
+    found, facts, _ = compare(
         network,
         Attempt(network, Change(right, after), losses, [changed(network, network, corner())]),
         len(BACKDOOR),
@@ -416,17 +417,46 @@ def test_triggers_are_inverted_again_on_what_was_fitted_to_all_images() -> None:
     assert note.endswith("they are cheap.")
 
 
+def with_other_corner() -> nn.Module:
+    """The backdoor answers to the other corner of the same row: what is known does not show it."""
+    network = without_backdoor(Planted())
+    with torch.no_grad():
+        network.hidden.weight[PLANTED, 0] = 20.0
+        network.hidden.bias[PLANTED] = -1.0
+        network.answer.weight[TARGET, PLANTED] = 1.0
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class Forgotten(Polishing):
+    """Brings a backdoor with another trigger unless that is shown, too; in any case if nothing is stamped."""
+
+    def __call__(self, network: nn.Module, *_: Any, triggers: Collection[Found], **_more: Any) -> nn.Module:
+        shown = self.stamped and any(trigger is not CORNER for trigger in triggers)
+        return without_backdoor(Planted()).eval() if shown else with_other_corner()
+
+
+def test_a_trigger_that_becomes_cheap_is_shown_once() -> None:
+    again = f"and again on all {len(CLEAN.learn) + len(CLEAN.choose)} images"
+    kept, (note,) = attempted(Forgotten(), without_backdoor(Planted()), {-1})
+    assert kept is not None, note
+    assert same(kept.network, without_backdoor(Planted()))
+    assert note.count(again) == 2
+    assert "once more with those that had become cheap (1), and again" in note
+    assert "Of known triggers (2)" in note
+    kept, (note,) = attempted(Forgotten(stamped=0.0), without_backdoor(Planted()), {-1})
+    assert kept is None
+    assert note.count("had become cheap") == 1
+    assert "and the polish was discarded" in note
+
+
 def test_a_trigger_that_is_cheap_only_after_polishing_discards_it() -> None:
     pruned = without_backdoor(Planted())
-    polished = without_backdoor(Planted())
-    with torch.no_grad():
-        # The other corner of the same row: what is known does not show it.
-        polished.hidden.weight[PLANTED, 0] = 20.0
-        polished.hidden.bias[PLANTED] = -1.0
-        polished.answer.weight[TARGET, PLANTED] = 1.0
+    polished = with_other_corner()
     assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 0
-    kept, (accuracy, known, again) = compared(pruned, polished)
+    kept, (accuracy, known, again), cheap = compared(pruned, polished)
     assert not kept
+    assert {trigger.label for trigger in cheap} == {TARGET}
     assert "from 100.0 to 100.0 %" in accuracy
     assert "from 0.0 to 0.0 %" in known
     assert again.endswith("they are cheap.")
@@ -440,15 +470,15 @@ def test_where_triggers_were_cheap_before_they_must_not_become_cheaper() -> None
         faint.answer.weight[TARGET, list(BACKDOOR)] = 0.8
     strong = Planted()
     unlabelled = replace(corner(), trigger=replace(corner().trigger, add=torch.zeros(1, SIZE, SIZE)))
-    kept, facts = compared(faint, strong, (unlabelled,))
+    kept, facts, _ = compared(faint, strong, (unlabelled,))
     assert "(cheap already)" in facts[-1]
     assert facts[-1].endswith("they are cheap.")
     assert not kept
-    kept, facts = compared(strong, without_backdoor(strong))
+    kept, facts, _ = compared(strong, without_backdoor(strong))
     assert "(cheap already)" in facts[-1]
     assert "but no cheaper" not in facts[-1]
     assert kept
-    kept, facts = compared(strong, faint)
+    kept, facts, _ = compared(strong, faint)
     assert facts[-1].endswith("they are cheap, but no cheaper than before.")
     assert kept
 
@@ -458,7 +488,7 @@ def test_a_network_that_was_looked_at_last_is_not_looked_at_again() -> None:
     successors = looks_for(network, compared=2)
     assert not successors.cheap(network, pruned=0)
     looks = len(successors.looks)
-    kept, facts = compared(network, network, successors=successors)
+    kept, facts, _ = compared(network, network, successors=successors)
     assert kept
     assert len(successors.looks) == 2 * looks
     assert {(look.pruned, look.polished) for look in successors.looks[looks:]} == {(len(BACKDOOR), True)}
@@ -479,7 +509,7 @@ def test_few_images_that_look_alike_with_a_stamp_are_no_backdoor() -> None:
 def test_one_known_trigger_that_gains_is_enough() -> None:
     nothing = replace(corner(), trigger=replace(corner().trigger, add=torch.zeros(1, SIZE, SIZE)))
     pruned = without_backdoor(Planted())
-    kept, facts = compared(pruned, Planted(), (nothing, corner(), nothing))
+    kept, facts, _ = compared(pruned, Planted(), (nothing, corner(), nothing))
     assert not kept
     assert "went from 0.0 to 100.0 %" in facts[-1]
     assert len(facts) == 2

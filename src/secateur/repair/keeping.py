@@ -128,12 +128,8 @@ def polish(
 ) -> Polished | None:
     """Polish the network of a case without `units`; return nothing if that is not kept.
 
-    If known triggers come back it is polished once more, with triggers on more images (the root of their
-    share). If accuracy is lost it is polished once more without those that are doubtful, and if it still is,
-    with known triggers alone: the others may be what a clean image shows. What held-out images have nothing
-    to say against is done again with these images as well: there are few, and each tells more of the clean
-    task. That is kept unless it is right on fewer of all images than before polishing, beyond chance, as
-    where the fit fails. The case keeps stages and notes. For `shift` see `prune`.
+    If triggers that are inverted again are cheap, they become known, and it is polished once more. The case
+    keeps stages and notes. For `shift` see `prune`.
 
     Parameters
     ----------
@@ -153,82 +149,149 @@ def polish(
     successors, settled
         How triggers are inverted again; see `compare`.
     """
-    layers, clean = case.discovery.layers, case.clean
-    without = partial(prune, layers=layers, units=units, shift=shift)
+    run = _Run(polishing, case, units, known, doubtful=doubtful, stronger=stronger, shift=shift)
 
-    def fitted(images: LabelledImages) -> nn.Module:
-        return polishing(
-            pruned,
-            case.network,
-            images,
-            clean.convention,
-            layers=layers,
-            units=units,
-            shift=shift,
-            triggers=(*shown, *likely),
-            generator=case.generator,
-            progress=case.progress,
-        )
+    def look(settled: bool) -> tuple[Attempt, bool, list[str], Sequence[Found]]:
+        with case.stage("polishing"):
+            done = run()
+        with case.stage("checking the polish"):
+            return done, *compare(run.pruned, done, len(units), successors=successors, settled=settled)
 
-    def attempt() -> Attempt:
-        polished = fitted(clean.learn)
-        right, loss = answered(polished, clean.choose, clean.convention)
-        changes = [
-            Change(flags, fooled(polished, trigger, clean, without))
-            for flags, trigger in zip(before, shown, strict=False)
-        ]
-        return Attempt(polished, Change(right_before, right), (loss_before, loss), changes)
-
-    with case.stage("polishing"):
-        # A copy made here answers with logits as well, also later.
-        pruned = without(case.network)
-        right_before, loss_before = answered(pruned, clean.choose, clean.convention)
-        shown, likely = (*known, *doubtful), stronger
-        before = [fooled(pruned, trigger, clean, without) for trigger in shown]
-        counts = {"known": known, "doubtful": doubtful, "made stronger": stronger}
-        told = ", ".join(f"{len(group)} {name}" for name, group in counts.items() if group)
-        done, how = attempt(), [f"polished (triggers shown: {told})"]
-        more = False
-        while True:
-            if done.back and not more:
-                more, polishing = True, replace(polishing, stamped=polishing.stamped**0.5)
-                how.append("once more with triggers on more images")
-            elif done.worse and doubtful:
-                doubtful, shown = (), (*known,)
-                how.append("once more without the doubtful triggers")
-            elif done.worse and likely:
-                likely = ()
-                how.append("once more with known triggers alone")
-            else:
-                break
-            done = attempt()
-        if not (done.worse or done.back):
-            everything = clean.together()
-            again = fitted(everything)
-            plain, fit = (answered(each, everything, clean.convention)[0] for each in (pruned, again))
-            if paired_loss(plain, fit).low > 0:
-                how.append(f"and left so, since the same on all {len(everything)} images lost accuracy")
-            else:
-                done = replace(done, network=again)
-                how.append(
-                    f"and again on all {len(everything)} images (accuracy and known triggers: before that)"
-                )
-    with case.stage("checking the polish"):
-        kept, facts = compare(pruned, done, len(units), successors=successors, settled=settled)
+    done, kept, facts, cheap = look(settled)
+    if cheap and not kept:
+        run.show(cheap)
+        # The last look was not at the pruned network any more.
+        done, kept, facts, _ = look(False)
     if not kept:
-        how.append("and the polish was discarded")
-    case.notes.append(f"The pruned network was {', '.join(how)}. {' '.join(facts)}")
+        run.how.append("and the polish was discarded")
+    case.notes.append(f"The pruned network was {', '.join(run.how)}. {' '.join(facts)}")
     if not kept:
         return None
-    right = done.accuracy.after
+    clean, right = case.clean, done.accuracy.after
     loss = paired_loss(answered(case.network, clean.choose, clean.convention)[0], right)
     return Polished(done.network, CurvePoint(len(units), Proportion.of(right), loss))
 
 
+class _Run:
+    """Polishes one pruned network, again where that turns out badly.
+
+    Parameters are those of `polish`.
+
+    Attributes
+    ----------
+    pruned
+        The network before, answering with logits.
+    how
+        What was done.
+    """
+
+    def __init__(
+        self,
+        polishing: Polishing,
+        case: Case,
+        units: Sequence[Unit],
+        known: Sequence[Found],
+        *,
+        doubtful: Sequence[Found],
+        stronger: Sequence[Found],
+        shift: bool,
+    ) -> None:
+        self._polishing, self._case, self._units, self._shift = polishing, case, units, shift
+        self._known, self._doubtful, self._stronger = known, doubtful, stronger
+        self._without = partial(prune, layers=case.discovery.layers, units=units, shift=shift)
+        self._more = False
+        with case.stage("polishing"):
+            # A copy made here answers with logits as well, also later.
+            self.pruned = self._without(case.network)
+            self._right, self._loss = self._answered(self.pruned)
+        counts = {"known": known, "doubtful": doubtful, "made stronger": stronger}
+        told = ", ".join(f"{len(group)} {name}" for name, group in counts.items() if group)
+        self.how = [f"polished (triggers shown: {told})"]
+
+    def __call__(self) -> Attempt:
+        """Polish it.
+
+        If known triggers come back it is polished once more, with triggers on more images (the root of their
+        share). If accuracy is lost it is polished once more without those that are doubtful, and if it still
+        is, with known triggers alone: the others may be what a clean image shows. What held-out images have
+        nothing to say against is done again with these images as well: there are few, and each tells more of
+        the clean task. That is kept unless it is right on fewer of all images than before polishing, beyond
+        chance, as where the fit fails.
+        """
+        before = [self._fooled(self.pruned, trigger) for trigger in self._shown]
+        done = self._attempt(before)
+        while True:
+            if done.back and not self._more:
+                self._more = True
+                self._polishing = replace(self._polishing, stamped=self._polishing.stamped**0.5)
+                self.how.append("once more with triggers on more images")
+            elif done.worse and self._doubtful:
+                self._doubtful = ()
+                self.how.append("once more without the doubtful triggers")
+            elif done.worse and self._stronger:
+                self._stronger = ()
+                self.how.append("once more with known triggers alone")
+            else:
+                break
+            done = self._attempt(before)
+        if done.worse or done.back:
+            return done
+        everything = self._case.clean.together()
+        again = self._fitted(everything)
+        plain, fit = (self._answered(each, everything)[0] for each in (self.pruned, again))
+        if paired_loss(plain, fit).low > 0:
+            self.how.append(f"and left so, since the same on all {len(everything)} images lost accuracy")
+            return done
+        self.how.append(
+            f"and again on all {len(everything)} images (accuracy and known triggers: before that)"
+        )
+        return replace(done, network=again)
+
+    def show(self, triggers: Sequence[Found]) -> None:
+        """Know of more triggers from now on."""
+        self._known = (*self._known, *triggers)
+        self.how.append(f"once more with those that had become cheap ({len(triggers)})")
+
+    @property
+    def _shown(self) -> tuple[Found, ...]:
+        return (*self._known, *self._doubtful)
+
+    def _attempt(self, before: Sequence[Tensor]) -> Attempt:
+        polished = self._fitted(self._case.clean.learn)
+        right, loss = self._answered(polished)
+        changes = [
+            Change(flags, self._fooled(polished, trigger))
+            for flags, trigger in zip(before, self._shown, strict=False)
+        ]
+        return Attempt(polished, Change(self._right, right), (self._loss, loss), changes)
+
+    def _fitted(self, images: LabelledImages) -> nn.Module:
+        case = self._case
+        return self._polishing(
+            self.pruned,
+            case.network,
+            images,
+            case.clean.convention,
+            layers=case.discovery.layers,
+            units=self._units,
+            shift=self._shift,
+            triggers=(*self._shown, *self._stronger),
+            generator=case.generator,
+            progress=case.progress,
+        )
+
+    def _answered(self, network: nn.Module, images: LabelledImages | None = None) -> tuple[Tensor, float]:
+        clean = self._case.clean
+        return answered(network, clean.choose if images is None else images, clean.convention)
+
+    def _fooled(self, network: nn.Module, trigger: Found) -> Tensor:
+        return fooled(network, trigger, self._case.clean, self._without)
+
+
 def compare(
     pruned: nn.Module, polished: Attempt, units: int, *, successors: Successors, settled: bool
-) -> tuple[bool, list[str]]:
-    """Return whether a polished network is kept, and what was measured, as sentences.
+) -> tuple[bool, list[str], Sequence[Found]]:
+    """Return whether a polished network is kept, what was measured, as sentences, and what is cheap on it.
 
     It is not if it is worse on held-out images, see `Attempt`; if a known trigger succeeds on more beyond
     chance and on more than `TOLERATED`; or if a trigger inverted on it is cheap against other labels both
@@ -248,12 +311,12 @@ def compare(
     before, after = polished.losses
     facts = [f"Accuracy went {polished.accuracy}, and the mean loss there from {before:.3f} to {after:.3f}."]
     if polished.worse:
-        return False, facts
+        return False, facts, []
     known = polished.known
     worst = min(known, key=lambda change: change.loss.high)
     facts.append(f"Of known triggers ({len(known)}), success of the one that gained most went {worst}.")
     if polished.back:
-        return False, facts
+        return False, facts, []
     cheap_before = [] if settled else successors.cheap(pruned, pruned=units)
     sizes = sizes_of(successors.last)
     cheap = successors.cheap(polished.network, pruned=units, polished=True)
@@ -265,7 +328,7 @@ def compare(
         f"{' (cheap already)' if cheap_before else ''}: compared with other labels they are "
         f"{'cheap' if cheap else 'not cheap'}{', but no cheaper than before' if cheap and kept else ''}."
     )
-    return kept, facts
+    return kept, facts, cheap
 
 
 def _no_cheaper(after: Sequence[Found], before: Sequence[Found]) -> bool:
