@@ -252,7 +252,6 @@ def test_a_polish_that_teaches_the_backdoor_anew_is_discarded() -> None:
 
 
 MORE = ", once more with triggers on more images"
-FEWER = ", once more with triggers on fewer images"
 WITHOUT, ALONE = ", once more without the doubtful triggers", ", once more with known triggers alone"
 
 
@@ -314,31 +313,6 @@ def test_where_accuracy_is_lost_fewer_triggers_are_shown(
     assert kept is not None
     assert f"was polished (triggers shown: {how}, and again on all" in note
     assert f"Of known triggers ({1 + doubtful * (WITHOUT not in how)})" in note
-
-
-@dataclass(frozen=True)
-class Narrow(Polishing):
-    """Forgets a class where triggers are on too many images; brings the backdoor back where on too few."""
-
-    least: float = 0.0
-
-    def __call__(self, network: nn.Module, *_: Any, **_more: Any) -> nn.Module:
-        polished = without_backdoor(Planted()).eval()
-        if self.stamped > 0.1:
-            polished.answer.weight.data[0] = 0.0
-        return polished if self.stamped > self.least else Planted().eval()
-
-
-def test_the_last_resort_against_lost_accuracy_are_triggers_on_fewer_images() -> None:
-    kept, (note,) = attempted(Narrow(), without_backdoor(Planted()), {-1}, stronger=[corner()])
-    assert kept is not None, note
-    assert f"made stronger){ALONE}{FEWER}, and again on all" in note
-    kept, (note,) = attempted(Narrow(least=0.07), without_backdoor(Planted()), {-1})
-    assert kept is None
-    assert f"1 known){FEWER}, and the polish was discarded" in note
-    kept, (note,) = attempted(Narrow(stamped=0.05, least=0.06), without_backdoor(Planted()), {-1})
-    assert kept is None
-    assert f"1 known){MORE}, and the polish was discarded" in note
 
 
 @dataclass(frozen=True)

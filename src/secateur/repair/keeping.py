@@ -199,7 +199,7 @@ class _Run:
         self._polishing, self._case, self._units, self._shift = polishing, case, units, shift
         self._known, self._doubtful, self._stronger = known, doubtful, stronger
         self._without = partial(prune, layers=case.discovery.layers, units=units, shift=shift)
-        self._moved = False
+        self._more = False
         with case.stage("polishing"):
             # A copy made here answers with logits as well, also later.
             self.pruned = self._without(case.network)
@@ -213,17 +213,17 @@ class _Run:
 
         If known triggers come back it is polished once more, with triggers on more images (the root of their
         share). If accuracy is lost it is polished once more without those that are doubtful, and if it still
-        is, with known triggers alone: the others may be what a clean image shows. The last resort are
-        triggers on fewer images (the square of their share), unless they were on more. What held-out images
-        have nothing to say against is done again with these images as well: there are few, and each tells
-        more of the clean task. That is kept unless it is right on fewer of all images than before polishing,
-        beyond chance, as where the fit fails.
+        is, with known triggers alone: the others may be what a clean image shows. What held-out images have
+        nothing to say against is done again with these images as well: there are few, and each tells more of
+        the clean task. That is kept unless it is right on fewer of all images than before polishing, beyond
+        chance, as where the fit fails.
         """
         before = [self._fooled(self.pruned, trigger) for trigger in self._shown]
         done = self._attempt(before)
         while True:
-            if done.back and not self._moved:
-                self._move(0.5)
+            if done.back and not self._more:
+                self._more = True
+                self._polishing = replace(self._polishing, stamped=self._polishing.stamped**0.5)
                 self.how.append("once more with triggers on more images")
             elif done.worse and self._doubtful:
                 self._doubtful = ()
@@ -231,9 +231,6 @@ class _Run:
             elif done.worse and self._stronger:
                 self._stronger = ()
                 self.how.append("once more with known triggers alone")
-            elif done.worse and not self._moved:
-                self._move(2.0)
-                self.how.append("once more with triggers on fewer images")
             else:
                 break
             done = self._attempt(before)
@@ -254,10 +251,6 @@ class _Run:
         """Know of more triggers from now on."""
         self._known = (*self._known, *triggers)
         self.how.append(f"once more with those that had become cheap ({len(triggers)})")
-
-    def _move(self, power: float) -> None:
-        self._moved = True
-        self._polishing = replace(self._polishing, stamped=self._polishing.stamped**power)
 
     @property
     def _shown(self) -> tuple[Found, ...]:
