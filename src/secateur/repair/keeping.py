@@ -203,7 +203,7 @@ class _Run:
         with case.stage("polishing"):
             # A copy made here answers with logits as well, also later.
             self.pruned = self._without(case.network)
-            self._right, self._loss = self._answered(self.pruned)
+            self._right, self._loss = self._answered(self.pruned, case.clean.choose)
         counts = {"known": known, "doubtful": doubtful, "made stronger": stronger}
         told = ", ".join(f"{len(group)} {name}" for name, group in counts.items() if group)
         self.how = [f"polished (triggers shown: {told})"]
@@ -257,8 +257,9 @@ class _Run:
         return (*self._known, *self._doubtful)
 
     def _attempt(self, before: Sequence[Tensor]) -> Attempt:
-        polished = self._fitted(self._case.clean.learn)
-        right, loss = self._answered(polished)
+        clean = self._case.clean
+        polished = self._fitted(clean.learn)
+        right, loss = self._answered(polished, clean.choose)
         changes = [
             Change(flags, self._fooled(polished, trigger))
             for flags, trigger in zip(before, self._shown, strict=False)
@@ -280,9 +281,8 @@ class _Run:
             progress=case.progress,
         )
 
-    def _answered(self, network: nn.Module, images: LabelledImages | None = None) -> tuple[Tensor, float]:
-        clean = self._case.clean
-        return answered(network, clean.choose if images is None else images, clean.convention)
+    def _answered(self, network: nn.Module, images: LabelledImages) -> tuple[Tensor, float]:
+        return answered(network, images, self._case.clean.convention)
 
     def _fooled(self, network: nn.Module, trigger: Found) -> Tensor:
         return fooled(network, trigger, self._case.clean, self._without)
