@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -30,13 +31,14 @@ from secateur.expose import (
     Inversion,
     LatentInversion,
     LatentTrigger,
+    Look,
     Succeeding,
     Successors,
     success_of,
 )
 from secateur.repair import RNP, Repair
 from secateur.repair.erasing import Erasing
-from secateur.repair.keeping import Attempt, Change, Polished, answered, compare, fooled, polish
+from secateur.repair.keeping import Attempt, Change, Polished, answered, compare, fooled, looked, polish
 from secateur.repair.polishing import Polishing
 from secateur.units import Unit, prune
 
@@ -90,8 +92,8 @@ def compared(
     (right_before, loss_before), (right_after, loss_after) = (
         answered(network, CLEAN.choose, CONVENTION) for network in (pruned, polished)
     )
+    looks, settled = successors or looks_for(pruned, compared=2), successors is not None
     return compare(
-        pruned,
         Attempt(
             polished,
             Change(right_before, right_after),
@@ -99,8 +101,8 @@ def compared(
             [changed(pruned, polished, trigger) for trigger in known],
         ),
         len(BACKDOOR),
-        successors=successors or looks_for(pruned, compared=2),
-        settled=successors is not None,
+        successors=looks,
+        before=partial(looked, pruned, len(BACKDOOR), successors=looks, settled=settled),
     )
 
 
@@ -111,9 +113,13 @@ def attempted(
     clean: CleanData = CLEAN,
     doubtful: Collection[Found] = (),
     stronger: Collection[Found] = (),
+    looks: list[Look] | None = None,
 ) -> tuple[Polished | None, list[str]]:
     """Polish a network without the units at these positions, for which the corner is the known trigger."""
     case = Case.of(network, clean, torch.Generator().manual_seed(0), None)
+    successors = looks_for(case.network)
+    if looks is not None:
+        successors.looks = looks
     case.network.requires_grad_(False)
     units = found_units(case.network)[1]
     kept = polish(
@@ -123,7 +129,7 @@ def attempted(
         [CORNER],
         doubtful=tuple(doubtful),
         stronger=tuple(stronger),
-        successors=looks_for(case.network),
+        successors=successors,
         settled=False,
         shift=True,
     )
@@ -211,11 +217,10 @@ def test_a_fall_of_accuracy_within_chance_does_not_count_if_the_loss_fell(
     after = right.clone()
     after[:wrong] = False
     found, facts, _ = compare(
-        network,
         Attempt(network, Change(right, after), losses, [changed(network, network, corner())]),
         len(BACKDOOR),
         successors=looks_for(network, compared=2),
-        settled=False,
+        before=lambda: ([], "nothing"),
     )
     assert found is kept
     assert f"the mean loss there from {losses[0]:.3f} to {losses[1]:.3f}." in facts[0]
@@ -438,9 +443,13 @@ class Forgotten(Polishing):
 
 def test_a_trigger_that_becomes_cheap_is_shown_once() -> None:
     again = f"and again on all {len(CLEAN.learn) + len(CLEAN.choose)} images"
-    kept, (note,) = attempted(Forgotten(), without_backdoor(Planted()), {-1})
+    looks: list[Look] = []
+    kept, (note,) = attempted(Forgotten(), without_backdoor(Planted()), {-1}, looks=looks)
     assert kept is not None, note
     assert same(kept.network, without_backdoor(Planted()))
+    # The pruned network was looked at for the first polish, and has not changed.
+    kinds = [polished for polished, _ in groupby(look.polished for look in looks)]
+    assert kinds == [False, True]
     assert note.count(again) == 2
     assert "once more with those that had become cheap (1), and again" in note
     assert "Of known triggers (2)" in note

@@ -6,7 +6,7 @@ It is argued in ``docs/decisions/0005-polishing.md``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -146,22 +146,24 @@ def polish(
     stronger
         What known ones do at most. They are shown while it is polished, and tell nothing afterwards: so
         strong a patch turns some images on any network.
-    successors, settled
-        How triggers are inverted again; see `compare`.
+    successors
+        Looks for triggers again, on the pruned and on the polished network.
+    settled
+        Whether its last look was at the pruned network, and nothing was cheap there. It does not look again.
     """
     run = _Run(polishing, case, units, known, doubtful=doubtful, stronger=stronger, shift=shift)
+    before = cache(partial(looked, run.pruned, len(units), successors=successors, settled=settled))
 
-    def look(settled: bool) -> tuple[Attempt, bool, list[str], Sequence[Found]]:
+    def judged() -> tuple[Attempt, bool, list[str], Sequence[Found]]:
         with case.stage("polishing"):
             done = run()
         with case.stage("checking the polish"):
-            return done, *compare(run.pruned, done, len(units), successors=successors, settled=settled)
+            return done, *compare(done, len(units), successors=successors, before=before)
 
-    done, kept, facts, cheap = look(settled)
+    done, kept, facts, cheap = judged()
     if cheap and not kept:
         run.show(cheap)
-        # The last look was not at the pruned network any more.
-        done, kept, facts, _ = look(False)
+        done, kept, facts, _ = judged()
     if not kept:
         run.how.append("and the polish was discarded")
     case.notes.append(f"The pruned network was {', '.join(run.how)}. {' '.join(facts)}")
@@ -288,8 +290,20 @@ class _Run:
         return fooled(network, trigger, self._case.clean, self._without)
 
 
+def looked(
+    pruned: nn.Module, units: int, *, successors: Successors, settled: bool
+) -> tuple[Sequence[Found], str]:
+    """Return which triggers are cheap on the pruned network, and what the smallest take there, in words."""
+    cheap = [] if settled else successors.cheap(pruned, pruned=units)
+    return cheap, sizes_of(successors.last)
+
+
 def compare(
-    pruned: nn.Module, polished: Attempt, units: int, *, successors: Successors, settled: bool
+    polished: Attempt,
+    units: int,
+    *,
+    successors: Successors,
+    before: Callable[[], tuple[Sequence[Found], str]],
 ) -> tuple[bool, list[str], Sequence[Found]]:
     """Return whether a polished network is kept, what was measured, as sentences, and what is cheap on it.
 
@@ -299,17 +313,18 @@ def compare(
 
     Parameters
     ----------
-    pruned, polished
-        The network before polishing, in evaluation mode, answering with logits, and after; not changed.
+    polished
+        The network, and what the polish changed.
     units
         How many were pruned.
     successors
         Looks for triggers on the polished network.
-    settled
-        Whether its last look was at `pruned`, and nothing was cheap there. Otherwise it looks there, too.
+    before
+        Tells what is cheap on the pruned network, and what the smallest triggers take there, in words. It is
+        asked only where that decides.
     """
-    before, after = polished.losses
-    facts = [f"Accuracy went {polished.accuracy}, and the mean loss there from {before:.3f} to {after:.3f}."]
+    loss, now = polished.losses
+    facts = [f"Accuracy went {polished.accuracy}, and the mean loss there from {loss:.3f} to {now:.3f}."]
     if polished.worse:
         return False, facts, []
     known = polished.known
@@ -317,8 +332,7 @@ def compare(
     facts.append(f"Of known triggers ({len(known)}), success of the one that gained most went {worst}.")
     if polished.back:
         return False, facts, []
-    cheap_before = [] if settled else successors.cheap(pruned, pruned=units)
-    sizes = sizes_of(successors.last)
+    cheap_before, sizes = before()
     cheap = successors.cheap(polished.network, pruned=units, polished=True)
     if cheap:
         cheap = successors.cheap_on(polished.network, cheap)
