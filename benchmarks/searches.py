@@ -139,6 +139,7 @@ SEARCHES: dict[str, tuple[str, Search]] = {
         ),
     ),
     "still": ("ONP that never learns", partial(learning, rate=NEVER)),
+    "alone-still": ("ONP from nothing that never learns", partial(learning, started=False, rate=NEVER)),
     "pointed": (
         "ONP from nothing, without triggers",
         lambda given, seed: (
