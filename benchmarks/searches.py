@@ -17,6 +17,8 @@ from secateur.repair.trials import Trials
 
 NEVER = 1e-30
 """A learning rate with which nothing is learned."""
+DOUBTING = {"trust": 0.0, "rate": 0.01}
+"""Settings with which what is expected of proposals does not decide, and learning is fast."""
 TRIES = 10
 """Changes for each evaluation, at most: around a best choice that stays, local search soon knows all."""
 
@@ -140,6 +142,11 @@ SEARCHES: dict[str, tuple[str, Search]] = {
     ),
     "still": ("ONP that never learns", partial(learning, rate=NEVER)),
     "alone-still": ("ONP from nothing that never learns", partial(learning, started=False, rate=NEVER)),
+    "doubting": ("ONP from nothing, no trust", partial(learning, started=False, **DOUBTING)),
+    "doubting-still": (
+        "ONP from nothing, no trust, that never learns",
+        partial(learning, started=False, **(DOUBTING | {"rate": NEVER})),
+    ),
     "pointed": (
         "ONP from nothing, without triggers",
         lambda given, seed: (

@@ -326,6 +326,8 @@ def test_what_is_learned_from_is_what_steps_earned_and_nothing_is_expected_after
         {"evaluations": 0},
         {"price": 0.0},
         {"tolerated": -0.1},
+        {"trust": -1.0},
+        {"trust": float("inf")},
         {"convolution": "cnn"},
         {"rollout": 1},
         {"batch_size": 1},

@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch_geometric.data import Data
 
-from secateur.repair.onp.policy import SURE, Encoder, GraphPolicy, Heads, shares
+from secateur.repair.onp.policy import Encoder, GraphPolicy, Heads, shares
 from secateur.repair.onp.settings import ConvolutionName
 
 NAMES: tuple[ConvolutionName, ...] = ("gcn", "sage", "gat", "none")
@@ -35,15 +35,16 @@ def space(actions: int) -> spaces.Dict:
     )
 
 
-def policy(known: Data, convolution: ConvolutionName = "sage") -> GraphPolicy:
+def policy(known: Data, convolution: ConvolutionName = "sage", trust: float = 200.0) -> GraphPolicy:
     torch.manual_seed(0)
+    settings = {"hidden": 8, "layers": 2, "convolution": convolution, "trust": trust}
     actions = int(known.action.max()) + 1
     return GraphPolicy(
         space(actions),
         spaces.Discrete(actions),
         lambda _: 1e-3,
         features_extractor_class=Heads,
-        features_extractor_kwargs={"graph": known, "hidden": 8, "layers": 2, "convolution": convolution},
+        features_extractor_kwargs={"graph": known, **settings},
     )
 
 
@@ -55,15 +56,17 @@ def state(pruned: list[float], seen: torch.Tensor | None = None) -> dict[str, to
     }
 
 
+@pytest.mark.parametrize("trust", [200.0, 3.0, 0.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_before_learning_what_is_known_best_decides(name: ConvolutionName) -> None:
+def test_before_learning_what_is_known_best_decides(name: ConvolutionName, trust: float) -> None:
     seen = torch.zeros(1, 4, 6)
     # Nothing, gradients alone, an effect that says otherwise, and a state that says still otherwise.
     seen[0, 1:, 4:] = torch.tensor([0.1, 0.05])
     seen[0, 2:, 2:4] = torch.tensor([0.1, 0.3])
     seen[0, 3, :2] = torch.tensor([1.0, 0.15])
-    probabilities = policy(graph(), name).get_distribution(state([0, 0, 1, 1], seen)).distribution.probs[0]
-    assert torch.allclose(probabilities, (SURE * torch.tensor([0.0, 0.05, -0.2, 0.15])).softmax(0))
+    made = policy(graph(), name, trust)
+    probabilities = made.get_distribution(state([0, 0, 1, 1], seen)).distribution.probs[0]
+    assert torch.allclose(probabilities, (trust * torch.tensor([0.0, 0.05, -0.2, 0.15])).softmax(0))
 
 
 def test_what_is_masked_is_never_chosen() -> None:

@@ -142,6 +142,7 @@ def learner_of(
                 "hidden": agent.hidden,
                 "layers": agent.layers,
                 "convolution": agent.convolution,
+                "trust": agent.trust,
             },
         },
     )

@@ -30,9 +30,6 @@ CONVOLUTIONS: Mapping[ConvolutionName, Callable[[int], nn.Module] | None] = {
     "none": None,
 }
 
-SURE = 200.0
-"""Logit at first of a proposal that is known, or expected, to gain all that can be told."""
-
 
 class Encoder(nn.Module):
     """Embed nodes from their features and those of their neighbours.
@@ -87,6 +84,8 @@ class Heads(BaseFeaturesExtractor):
         As `build_graph` returns it, with ``action``, ``(N,)``, the action that each node belongs to, or -1.
     hidden, layers, convolution
         See `Encoder`.
+    trust
+        Of what proposals promise, see `Agent`.
     """
 
     features: Tensor
@@ -97,11 +96,19 @@ class Heads(BaseFeaturesExtractor):
     near: Tensor
 
     def __init__(
-        self, space: spaces.Dict, graph: Data, *, hidden: int, layers: int, convolution: ConvolutionName
+        self,
+        space: spaces.Dict,
+        graph: Data,
+        *,
+        hidden: int,
+        layers: int,
+        convolution: ConvolutionName,
+        trust: float,
     ) -> None:
         progress = cast(tuple[int], space["progress"].shape)[0]
         count, seen = cast(tuple[int, int], space["seen"].shape)
         super().__init__(space, count + 1)
+        self._trust = trust
         self.encoder = Encoder(graph.x.shape[1], hidden, layers, convolution)
         context = 2 * hidden + progress
         self.action = _head(hidden + 2 + seen + context, hidden)
@@ -137,7 +144,7 @@ class Heads(BaseFeaturesExtractor):
             seen,
             context[:, None].expand(-1, pruned.shape[1], -1),
         ]
-        logits = self.action(torch.cat(each, 2)).squeeze(2) + SURE * promised(seen)
+        logits = self.action(torch.cat(each, 2)).squeeze(2) + self._trust * promised(seen)
         return torch.cat([logits, self.value(context)], 1)
 
 

@@ -55,6 +55,9 @@ class Agent:
         Proposals in an episode, and how many of them at most are measured together.
     tolerated
         By how much a state that an episode goes on from may be worth less than the best.
+    trust
+        Logit, before anything is learned, of a proposal that is known or expected to gain all that can be
+        gained; 0 leaves everything to what is learned.
     price, thrift
         Of a nat by which clean answers diverge, and of a pruned unit, in defeats of the triggers.
     rollout, epochs, batch_size, rate, entropy, discount, smoothing
@@ -71,6 +74,7 @@ class Agent:
     steps: int = 16
     reach: int = 4
     tolerated: float = 0.002
+    trust: float = 200.0
     price: float = 1.0
     thrift: float = 0.0005
     rollout: int = 64
@@ -95,5 +99,7 @@ class Agent:
             raise MethodError("an agent needs a finite price > 0 and rate > 0")
         if not (0 <= self.entropy < math.inf and 0 <= self.thrift < math.inf):
             raise MethodError("an agent needs a finite entropy >= 0 and thrift >= 0")
-        if not (0 <= self.tolerated < math.inf and 0 <= self.discount <= 1 and 0 <= self.smoothing <= 1):
-            raise MethodError("an agent needs tolerated >= 0, and discount and smoothing in [0, 1]")
+        if not (0 <= self.tolerated < math.inf and 0 <= self.trust < math.inf):
+            raise MethodError("an agent needs finite tolerated >= 0 and trust >= 0")
+        if not (0 <= self.discount <= 1 and 0 <= self.smoothing <= 1):
+            raise MethodError("an agent needs discount and smoothing in [0, 1]")
