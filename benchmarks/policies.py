@@ -55,7 +55,8 @@ def taught(options: argparse.Namespace) -> dict[str, Tensor]:
 
     It is kept in the work folder, for this version of the code.
     """
-    path = options.work / f"{'-'.join(['taught', *options.teach, version()])}.safetensors"
+    name = "-".join(["taught", *options.teach, str(options.evaluations), version()])
+    path = options.work / f"{name}.safetensors"
     if not path.is_file():
         learned = teach(options)
         with atomic_path(path) as temporary:
@@ -118,6 +119,11 @@ def main() -> None:
     stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"cells": {}}
     cells = stored["cells"]
     if not options.draw:
+        if cells and stored["evaluations"] != options.evaluations:
+            parser.error(
+                f"{options.out} is of {stored['evaluations']} evaluations: name another file by --out"
+            )
+        stored["evaluations"] = options.evaluations
         options.work.mkdir(parents=True, exist_ok=True)
         cards = json.loads((options.shared / "checkpoints" / "checkpoints.json").read_text())
         for name in options.only or [card["name"] for card in cards if card["trigger"]]:

@@ -91,7 +91,7 @@ def problem(
 
     Meanwhile the network answers with logits. For `taught` see `Problem`.
     """
-    path = work / f"{subject.name}-{seed}-{version()}.pt"
+    path = work / f"{subject.name}-{subject.model.checkpoint.sha256[:12]}-{seed}-{version()}.pt"
     network, clean = subject.model.network, subject.clean(seed)
     if not path.exists():
         known = repaired(Case.of(network, clean, torch.Generator().manual_seed(seed), Silent()))
@@ -140,9 +140,10 @@ def problem(
 
 
 def version() -> str:
-    """Return what tells the code that exposes and repairs from that of other versions."""
+    """Return what tells the code that loads, exposes and repairs from that of other versions."""
     folder = Path(secateur.__file__).parent
-    sources = sorted(path for part in ("expose", "repair", "units") for path in (folder / part).rglob("*.py"))
+    parts = ("data", "models", "units", "expose", "repair")
+    sources = sorted(path for part in parts for path in (folder / part).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 

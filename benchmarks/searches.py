@@ -123,6 +123,13 @@ def learning(given: Problem, seed: int, **settings: Any) -> tuple[list[State], l
     return list(learned.states), list(learned.curve)
 
 
+def in_groups(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
+    """Learn with units that meet at an addition together, RNP's choice, which may split them, the first."""
+    (first, *_), _ = staying(given, seed)
+    states, curve = learning(given, seed, grouped=True)
+    return [first, *states], curve
+
+
 Search = Callable[[Problem, int], tuple[list[State], list[Any]]]
 SEARCHES: dict[str, tuple[str, Search]] = {
     "onp": ("ONP", learning),
@@ -137,7 +144,7 @@ SEARCHES: dict[str, tuple[str, Search]] = {
     "grouped": (
         "ONP, residual groups",
         lambda given, seed: (
-            learning(given, seed, grouped=True) if len(given.searching.grouped()) < given.total else ([], [])
+            in_groups(given, seed) if len(given.searching.grouped()) < given.total else ([], [])
         ),
     ),
     "still": ("ONP that never learns", partial(learning, rate=NEVER)),

@@ -69,6 +69,27 @@ def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.2
 
 
+class Flat(Planted):
+    """Refuses a batch of no images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.view(images.shape[0], -1))
+
+
+def test_no_batch_is_all_triggers() -> None:
+    polished = Polishing(passes=1, stamped=0.95, batch_size=8, precision="float32")(
+        Flat(),
+        Flat(),
+        CLEAN.learn,
+        CONVENTION,
+        layers=(),
+        units=(),
+        triggers=[corner()],
+        generator=generator(),
+    )
+    assert all(value.isfinite().all() for value in polished.state_dict().values())
+
+
 def test_of_other_classes_the_label_gets_no_more_than_before_by_hand() -> None:
     wanted = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]).log()
     before = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]).log()

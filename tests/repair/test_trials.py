@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from planted import BACKDOOR, CLEAN, CONVENTION, SPARE, TARGET, Planted, corner, found_units
-from secateur.data import Trigger
+from secateur.data import CleanData, LabelledImages, Trigger
 from secateur.expose import images_of_others
 from secateur.repair.dominance import Dominance
 from secateur.repair.trials import FREE, Trials, _mixed, variance_of_mean
@@ -228,6 +228,33 @@ def test_a_gain_is_told_with_its_standard_error() -> None:
     assert doubled.compare(other, 0.0).error == pytest.approx(
         tried.compare(other, 0.0).error / 2**0.5, rel=0.02
     )
+
+
+def test_classes_that_take_turns_are_no_reason_to_refuse() -> None:
+    # Of 320 images every second is tried, and all of these are of the label or of one other class.
+    labels = torch.tensor([TARGET, 0]).repeat(160)
+    images = 0.1 * torch.rand(320, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[torch.arange(320), 0, labels + 1] += 0.7
+    images[:, :, 0] = 0
+    clean = CleanData(LabelledImages(images, labels), CLEAN.choose, CONVENTION)
+    network = Planted().requires_grad_(False)
+    layers = found_units(network)[0].layers
+    tried = Trials(network, layers, clean, [corner()], group=1, shift=True, temperature=2.0)
+    assert tried.now.success == 1
+    masks = torch.ones(9)
+    masks[list(BACKDOOR)] = 0
+    # As safe as images of the other class are.
+    assert 0 <= tried.measure(masks).strength < 0.02
+
+
+def test_what_was_measured_before_something_else_is_not_accepted() -> None:
+    tried, masks = trials(Planted())
+    settled = tried.now
+    masks[list(BACKDOOR)] = 0
+    tried.measure(masks)
+    tried.needless(masks, sorted(BACKDOOR), success=0.0, price=1.0)
+    tried.accept()
+    assert tried.now == settled
 
 
 def test_what_is_compared_last_can_be_accepted() -> None:

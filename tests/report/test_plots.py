@@ -158,3 +158,14 @@ def test_the_graph_shows_every_unit_and_what_is_joined_with_pruned_ones() -> Non
     segments = [segment.tolist() for segment in drawn["joined"].get_segments()]
     assert len(segments) == 3
     assert all(pruned & {tuple(end) for end in segment} for segment in segments)
+
+
+def test_a_large_graph_takes_no_more_room_in_a_page() -> None:
+    def room(count: int) -> int:
+        layers = [{"name": str(k), "total": count, "indices": [0, 1], "pruned": 2} for k in range(3)]
+        units = {"layers": layers, "total": 3 * count, "pruned": 6}
+        joined = [[k, i % 2, 2 - k, i] for k in (0, 2) for i in range(count)]
+        return len(inline(plots.unit_graph(units, joined), "graph", "Units."))
+
+    assert room(4) < room(1000)
+    assert room(20000) < room(1000)

@@ -133,7 +133,8 @@ class Polishing:
             total = 0.0
             for chosen in torch.split(torch.randperm(len(learn), generator=generator), self.batch_size):
                 varied, others = self._varied(learn.images[chosen], other[chosen], generator)
-                count = round(self.stamped * len(varied)) if triggers else 0
+                # Not all: a network may refuse a batch of none.
+                count = min(round(self.stamped * len(varied)), len(varied) - 1) if triggers else 0
                 which = int(torch.randint(max(1, len(triggers)), (), generator=generator))
                 inputs = convention.normalise(varied.to(device))
                 with autocast(self.precision, device):

@@ -92,14 +92,18 @@ class Trials:
         between = self._replay(network, mixed, clean)
         self._targets = self._soft(between.outputs)
         self._count, classes = between.outputs.shape
-        plain = self._replay(network, images[::every], clean)
+        spaced = torch.arange(len(images))[::every]
+        if self._label is not None and bool((answers[spaced] == self._label).all()):
+            # Classes that take turns: every so many images are of one of them.
+            spaced = others[::every]
+        plain = self._replay(network, images[spaced], clean)
         # Of a trigger without a label, answers that change without it are no success.
-        self._replays, tried = ([plain], [answers[::every]]) if self._label is None else ([], [])
+        self._replays, tried = ([plain], [answers[spaced]]) if self._label is None else ([], [])
         self._shown: list[_Part] = []
         wholes = list[Tensor]()
-        wanted = wanted_classes(self._label, answers[::every], classes).to(self._device)
+        wanted = wanted_classes(self._label, answers[spaced], classes).to(self._device)
         natural = margins_of(plain.outputs, wanted).clamp_max(-FREE)
-        self._safe = float(natural[of_others(answers[::every], self._label)].mean())
+        self._safe = float(natural[of_others(answers[spaced], self._label)].mean())
         for known, turns in parts:
             shown, margins = list[tuple[nn.Module, list[Tensor], list[Tensor]]](), list[Tensor]()
             shown_by = evenly(known, len(turns))
@@ -142,8 +146,8 @@ class Trials:
 
     def measure(self, flat: Tensor) -> Measured:
         """Measure with other units; what is settled stays, unless this is accepted."""
-        self._tried = None
         if self._settled is not None and torch.equal(self._settled, flat):
+            self._tried = None
             return self.now
         found = self._measure(self._attempt(flat))
         self._tried = flat.clone(), found
@@ -257,6 +261,8 @@ class Trials:
         return torch.cat([replay.outputs for replay in self._replays])
 
     def _attempt(self, flat: Tensor) -> Tensor:
+        # What was measured before can no longer be accepted.
+        self._tried = None
         return torch.cat([replay.attempt(flat) for replay in self._replays])
 
     def _measure(self, outputs: Tensor) -> Measured:

@@ -21,6 +21,8 @@ LAYER_NAME = 40
 CLASS_NAME = 22
 ALL_CLASSES = 20
 MOST_GAINING = 12
+DRAWN = 4000
+"""More marks than this are a picture within the figure: each would be an element of the page."""
 
 
 def accuracy_curve(curve: Mapping[str, Any]) -> Figure:
@@ -106,13 +108,15 @@ def unit_graph(units: Mapping[str, Any], joined: Sequence[Sequence[int]]) -> Fig
                 linewidths=0.5,
                 alpha=0.35,
                 label="joined",
+                rasterized=len(joined) > DRAWN,
             )
         )
         everything = [place(at, index) for at, layer in enumerate(layers) for index in range(layer["total"])]
         pruned = [place(at, index) for at, layer in enumerate(layers) for index in layer["indices"]]
         for where, label, colour, size in ((everything, "units", GREY, 2), (pruned, "pruned", ORANGE, 22)):
             across, up = [at for at, _ in where], [at for _, at in where]
-            axes.scatter(across, up, s=size, color=colour, label=label, zorder=3)
+            many = len(where) > DRAWN
+            axes.scatter(across, up, s=size, color=colour, label=label, zorder=3, rasterized=many)
         axes.set_ylim(-0.02, 1.02)
         axes.set_yticks([])
         axes.set_xlim(-0.5, len(layers) - 0.5)

@@ -43,6 +43,8 @@ STYLE: dict[Any, object] = {
 }
 # The widest figure then fills the text column of the page.
 PIXELS_PER_POINT = 1.465
+RASTER = 150
+"""Pixels per inch of what is a picture within a figure, for sharp screens."""
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
@@ -76,7 +78,7 @@ def inline(figure: Figure, name: str, description: str) -> str:
     """
     buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA, dpi=RASTER)
     root = minidom.parseString(buffer.getvalue()).documentElement
     assert root is not None
     used = {reference for element in _elements(root) for reference in _references(element)}

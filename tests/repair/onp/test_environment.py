@@ -58,7 +58,7 @@ def test_worth_is_what_is_gone_less_what_it_costs() -> None:
     assert worth(Measured(0.0, 1.0, 0.0, 0.0, 0.0), 2.0, 7, 0.0) == 1
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("error::UserWarning", "ignore:.*A Box observation space m:UserWarning")
 def test_it_is_an_environment() -> None:
     check_env(pruning(), skip_render_check=True)
 
@@ -273,6 +273,28 @@ def test_whole_groups_are_held_against_the_choice_that_they_came_from(
     # Only the first is left, with which the backdoor works half.
     observation, *_ = environment.step(np.int64(0))
     assert observation["pruned"].tolist() == kept
+
+
+def test_whole_groups_that_are_too_many_and_too_dear_can_be_left_one_by_one() -> None:
+    groups = [[FIRST], [SECOND], [0, 7], [1, 8], [2]]
+    environment = pruning(groups, most=4, start=[0, 1, 2, 3], first=[FIRST, SECOND, 7, 8])
+    assert environment.path[0].measured.cost > 0.1
+    environment.reset(seed=0)
+    for action in (2, 4, 3, 0):
+        environment.step(np.int64(action))
+    # What leaves more of the trigger, or costs more, than both is not kept.
+    assert [state.pruned for state in environment.path] == [{0, 1, 2, 3}, {0, 1, 3}, {0, 1}]
+
+
+def test_a_proposal_that_is_withdrawn_leaves_the_effect_to_the_other() -> None:
+    environment = pruning([[FIRST], [SECOND], [7], [0], [1]], reach=4, steps=6)
+    environment.reset(seed=0)
+    # After two gains four proposals would be measured together, but for the end of the episode.
+    for action in (0, 1, 2, 3, 4):
+        environment.step(np.int64(action))
+    known = environment.step(np.int64(3))[0]["seen"][:, 2:4]
+    assert known[4, 1] > 0.1
+    assert not known[3].any()
 
 
 def test_what_costs_more_than_the_first_choice_is_never_kept() -> None:

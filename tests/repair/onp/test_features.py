@@ -84,8 +84,9 @@ def test_a_norm_is_fed_by_what_it_takes_as_it_is() -> None:
     net = network()
     discovery = discover(net, EXAMPLE)
     assert feeding(net, discovery.layers, EXAMPLE) == {"1": net[0]}
-    between = nn.Sequential(net[0], nn.ReLU(), *list(net)[1:]).eval()
-    assert feeding(between, discover(between, EXAMPLE).layers, EXAMPLE) == {}
+    for inplace in (False, True):
+        between = nn.Sequential(net[0], nn.ReLU(inplace), *list(net)[1:]).eval()
+        assert feeding(between, discover(between, EXAMPLE).layers, EXAMPLE) == {}
 
 
 def test_masks_are_told_and_what_is_unknown_is_zero() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from secateur.errors import MethodError
+from secateur.repair.onp import graph as onp_graph
 from secateur.repair.onp.graph import build_graph, similar, write_graph
 from secateur.repair.onp.settings import Graphing
 from secateur.units import Connections, Discovery, connect, discover
@@ -101,6 +102,17 @@ def test_units_with_the_same_strengths_are_like_no_other() -> None:
     discovery = discover(network.eval(), torch.rand(1, 1, 2, 2))
     pairs, _ = similar(discovery.layers, connect(network, discovery, torch.rand(1, 1, 2, 2)), 0.0, 4)
     assert not pairs.numel()
+
+
+def test_pairs_are_the_same_however_many_layers_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    discovery, connections = chain()
+    together = similar(discovery.layers, connections, -1.1, 4)
+    parts = [len(onp_graph._together([4, 2, 3, 9, 1]))]
+    for pairs in (4, 13):
+        monkeypatch.setattr(onp_graph, "PAIRS", pairs)
+        assert all(map(torch.equal, similar(discovery.layers, connections, -1.1, 4), together))
+        parts.append(len(onp_graph._together([4, 2, 3, 9, 1])))
+    assert parts == [1, 5, 4]
 
 
 def test_each_unit_has_few_neighbours() -> None:

@@ -100,6 +100,16 @@ def test_units_of_a_group_are_pruned_together() -> None:
     assert learned(groups=groups, start=(min(BACKDOOR),)).states[0].pruned == BACKDOOR
 
 
+@pytest.mark.parametrize("most", [TOTAL, 4])
+def test_whole_groups_that_are_too_much_do_not_keep_the_search_from_others(most: int) -> None:
+    first, second = sorted(BACKDOOR)
+    groups = [[first], [second], [0, 7], [1, 8], [2], [3], [4]]
+    # Of two groups a spare unit is pruned, that of a row comes with it.
+    found = learned(groups=groups, start=(first, second, 7, 8), most=most)
+    assert found.states[0].pruned == {0, 1, 7, 8} | BACKDOOR
+    assert found.states[-1].pruned == BACKDOOR
+
+
 class OneBad(gymnasium.Env[Observation, np.int64]):
     """Each episode is one proposal, from nothing pruned; nothing tells the actions apart but the graph."""
 

@@ -128,6 +128,34 @@ def test_the_strength_of_a_connection_is_heard(name: ConvolutionName) -> None:
     assert ((second - first).abs().sum(1) > 1e-6)[[2, 4]].all()
 
 
+def test_the_logits_of_actions_of_several_nodes_by_hand() -> None:
+    """Their heads are told the mean embedding of their nodes and what reaches them from pruned actions."""
+    known = graph(5, 0)
+    known.action = torch.tensor([0, 0, 1, 2, -1])
+    made = policy(known, trust=0.0).features_extractor
+    for head in (made.action, made.value):
+        torch.nn.init.normal_(head[-1].weight)
+    shown = state([1.0, 1.0, 0.0])
+    nodes = made.encoder(known.x, known.edge_index, shares(known))
+    each = torch.stack([nodes[:2].mean(0), nodes[2], nodes[3]])
+    context = torch.cat([nodes.mean(0), each[0] + each[1], shown["progress"][0]])
+    sums = torch.zeros(5).index_add_(0, known.edge_index[1], known.edge_attr[:, 0])
+    heard = torch.zeros(3, 3)
+    for (source, target), strength in zip(known.edge_index.T.tolist(), known.edge_attr[:, 0], strict=True):
+        one, other = int(known.action[source]), int(known.action[target])
+        if min(one, other) >= 0:
+            heard[one, other] += strength / sums[target]
+    near = (heard[0] + heard[1]) / heard.sum(0).clamp_min(1)
+    pruned, seen = shown["pruned"][0], torch.zeros(6)
+    expected = [
+        made.action(torch.cat([each[k], pruned[k : k + 1], near[k : k + 1], seen, context])) for k in range(3)
+    ]
+    told = made(shown)[0]
+    assert not torch.allclose(near, (heard[:, 0] + heard[:, 1]) / heard.sum(0).clamp_min(1))
+    assert torch.allclose(told[:3], torch.cat(expected), atol=1e-5)
+    assert torch.allclose(told[3:], made.value(context), atol=1e-5)
+
+
 def test_sage_takes_weighted_means() -> None:
     """A node hears the mean of its neighbours, by the strength of the connection, for each kind of edge."""
     torch.manual_seed(0)

@@ -31,7 +31,10 @@ SENSITIVE = 20.0
 OPEN = 1e-3
 """Mask of a pruned unit for what restoring it would do: at 0, no gradient passes a rectifier."""
 EXPECTING = 8
-"""Evaluations that what is expected counts for: passes forward and several back, none of them re-used."""
+"""Evaluations that what is expected counts for: passes forward and several back, none of them re-used.
+
+What it takes is measured in ``docs/onp.md``.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,15 @@ def worth(measured: Measured, price: float, pruned: int, thrift: float) -> float
     return 1 - measured.left - price * measured.cost - thrift * pruned
 
 
-def no_worse(measured: Measured, first: Measured | None) -> bool:
-    """Say whether a choice is as good as the first one in both, triggers left and cost, but for `SLACK`."""
-    return first is None or (measured.left <= first.left + SLACK and measured.cost <= first.cost + SLACK)
+def no_worse(measured: Measured, firsts: Sequence[Measured]) -> bool:
+    """Say whether a choice is as good as the worst of others in both, triggers left and cost.
+
+    It may be worse by `SLACK`. Where there is no other, any is as good.
+    """
+    return not firsts or (
+        measured.left <= max(first.left for first in firsts) + SLACK
+        and measured.cost <= max(first.cost for first in firsts) + SLACK
+    )
 
 
 def without(flat: Tensor, units: Collection[int]) -> Tensor:
@@ -97,7 +106,7 @@ def ranked_elsewhere(
     shown = NormalDist().inv_cdf(1 - CHANCE / max(1, len(others)))
     for choice in others:
         other = trials.compare(without(flat, choice), price)
-        if other.gain > shown * other.error and no_worse(other.measured, start if choices[0] else None):
+        if other.gain > shown * other.error and no_worse(other.measured, [start] if choices[0] else []):
             better.append((choice, worth(other.measured, price, 0, 0.0)))
     better.sort(key=lambda pair: pair[1], reverse=True)
     return [*better, (choices[0], worth(start, price, 0, 0.0))]
@@ -111,10 +120,10 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     to fit the images that states are measured on. An episode begins at the best state found so far. What
     proposals lead to is measured, several at once as long as that gains: twice as many after each gain, half
     as many after each failure. It is kept unless it falls short of the best state by more than is
-    tolerated, or is worse than the first in one respect (see `no_worse`): triggers are likenesses of the
-    planted one, which may be at work where they hardly are, and accuracy that is paid for what is left of a
-    likeness may be paid for nothing. The reward is what a step adds to the state's worth, so
-    that an episode's rewards sum to what it has changed. All of it is seen by a defender.
+    tolerated, or prunes too much, or is worse than the first in one respect (see `no_worse`): triggers are
+    likenesses of the planted one, which may be at work where they hardly are, and accuracy that is paid for
+    what is left of a likeness may be paid for nothing. The reward is what a step adds to the state's worth,
+    so that an episode's rewards sum to what it has changed. All of it is seen by a defender.
 
     An observation holds, of every action, whether its units are pruned or proposed to be (``pruned``,
     ``(A,)``) and what is known of it (``seen``, ``(A, 6)``, see `SENSITIVE`): whether the state it leads to
@@ -134,12 +143,14 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     agent
         Its price, thrift, steps, reach and what it tolerates.
     most
-        Units that may be pruned at once.
+        Units that may be pruned at once, or as many as in the first state.
     start
         Actions whose units are pruned in the first state.
     first
-        Units, positions among `total`, of the choice that none may be worse than in one respect; by default
-        those of `start`. They may be fewer, where actions are of several units.
+        Units, positions among `total`, of the choice that the first state came from; by default those of
+        `start`. They may be fewer, where actions are of several units: then a state may be as bad, in each
+        respect, as the worse of both, or the search could not leave whole groups that are too much one by
+        one.
     generator
         Draws what the cost's curvature is estimated with.
 
@@ -167,7 +178,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._generator = generator
         self._trials, self._groups = trials, [list(group) for group in groups]
         self._ones = torch.ones(total, device=trials.device)
-        self._agent, self._most = agent, most
+        self._agent, self._most = agent, max(most, self.count(start))
         count = len(self._groups)
         self.action_space = spaces.Discrete(count)
         self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]
@@ -185,20 +196,20 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self.evaluations, self._step, self._reach = 0, 0, 1
         self._pending: frozenset[int] = frozenset()
         self.path: list[State] = []
-        self._first: Measured | None = None
+        self._firsts: list[Measured] = []
         self._now = self.visit(frozenset(start))
         begun = self._units(start)
         if first is not None and set(first) != begun:
-            self._first = trials.measure(without(self._ones, first))
+            self._firsts.append(trials.measure(without(self._ones, first)))
             self.evaluations += 1
-        elif begun:
-            self._first = self._now.measured
+        if begun:
+            self._firsts.append(self._now.measured)
 
     def visit(self, pruned: frozenset[int]) -> State:
         """Measure a state, and remember it if it is the best so far and allowed."""
         if pruned not in self._known:
             measured = self._trials.measure(self.mask(pruned))
-            value = worth(measured, self._agent.price, self._count(pruned), self._agent.thrift)
+            value = worth(measured, self._agent.price, self.count(pruned), self._agent.thrift)
             self._known[pruned] = state = State(pruned, value, measured)
             self.evaluations += 1
             if not self.path or (value > self.best.worth and self._keeps(state)):
@@ -212,6 +223,10 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def best(self) -> State:
         """The best state so far."""
         return self.path[-1]
+
+    def count(self, pruned: Collection[int]) -> int:
+        """Return how many units some actions prune."""
+        return sum(len(self._groups[action]) for action in pruned)
 
     def mask(self, pruned: frozenset[int]) -> Tensor:
         """Return masks of all units, ``(total,)``."""
@@ -242,9 +257,10 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         if last or len(self._pending) >= self._reach:
             proposed = self.visit(self._proposed)
             if len(self._pending) == 1:
-                taken = proposed.measured.left - before.measured.left
-                cost = before.worth - proposed.worth - taken
-                self._effects[action] = np.array([taken, cost]) * (1 if action in before.pruned else -1)
+                (only,) = self._pending
+                added = proposed.measured.left - before.measured.left
+                cost = before.worth - proposed.worth - added
+                self._effects[only] = np.array([added, cost]) * (1 if only in before.pruned else -1)
             if self._keeps(proposed):
                 self._now = proposed
             gained = self._now.worth > before.worth
@@ -261,10 +277,11 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which proposals make sense: they prune no more than allowed and are not known to be worse.
 
-        Where every one is known to be worse, all that are allowed.
+        Where every one is known to be worse, all that are allowed; where none is, those that wait or would
+        prune too much: a step must propose something, which is then withdrawn or taken back.
         """
         pruned = self._proposed
-        full = self._count(pruned)
+        full = self.count(pruned)
         allowed = np.array(
             [
                 action not in self._pending and (action in pruned or full + len(group) <= self._most)
@@ -284,16 +301,13 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     def _keeps(self, state: State) -> bool:
         return (
             state.worth >= self.best.worth - self._agent.tolerated
-            and no_worse(state.measured, self._first)
-            and self._count(state.pruned) <= self._most
+            and no_worse(state.measured, self._firsts)
+            and self.count(state.pruned) <= self._most
         )
 
     def _around(self) -> list[State | None]:
         """Return the state that each action leads to, None where it is not known."""
         return [self._known.get(self._proposed ^ {action}) for action in range(len(self._groups))]
-
-    def _count(self, pruned: Collection[int]) -> int:
-        return sum(len(self._groups[action]) for action in pruned)
 
     def _observation(self) -> Observation:
         pruned = np.zeros(len(self._groups), np.float32)

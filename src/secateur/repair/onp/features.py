@@ -100,12 +100,12 @@ def with_carried(known: Tensor, layers: Sequence[UnitLayer], carried: Tensor) ->
 
 def feeding(network: nn.Module, layers: Sequence[UnitLayer], example: Tensor) -> dict[str, nn.Module]:
     """Return the module with weights whose output each norm takes as it is, by the norm's name."""
-    made: dict[int, tuple[Tensor, nn.Module]] = {}
+    made: dict[tuple[int, int], tuple[Tensor, nn.Module]] = {}
     found: dict[str, nn.Module] = {}
 
     def remember(module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            made[id(output)] = (output, module)
+            made[_as_it_is(output)] = (output, module)
 
     with ExitStack() as undo, torch.no_grad():
         for module in network.modules():
@@ -115,12 +115,17 @@ def feeding(network: nn.Module, layers: Sequence[UnitLayer], example: Tensor) ->
         for layer in (layer for layer in layers if layer.kind == "norm"):
 
             def look(_module: nn.Module, inputs: tuple[object, ...], name: str = layer.name) -> None:
-                if inputs and id(inputs[0]) in made:
-                    found[name] = made[id(inputs[0])][1]
+                if inputs and isinstance(inputs[0], Tensor) and _as_it_is(inputs[0]) in made:
+                    found[name] = made[_as_it_is(inputs[0])][1]
 
             undo.callback(network.get_submodule(layer.name).register_forward_pre_hook(look).remove)
         network(example)
     return found
+
+
+def _as_it_is(tensor: Tensor) -> tuple[int, int]:
+    """Return what tells a tensor from others, and from itself once it was changed in place."""
+    return id(tensor), tensor._version
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ from secateur.units import Connections, UnitLayer
 
 DORMANT = 1e-3
 """Of the largest strength in a layer, what is no more than decay has left."""
+PAIRS = 1 << 26
+"""Pairs of units whose likeness is in memory at once, or those of a single layer."""
 
 
 def build_graph(
@@ -60,34 +62,51 @@ def similar(
     Strengths, towards all units before and after, are sums of absolute weights, which all point about the
     same way: what counts is how they differ from their mean over the layer's units. Pairs are units each of
     which is among the `most` that the other is most like, with a cosine above `least`; both orders are given.
-    Dormant units, with hardly any strength, have no pair. While pairs are looked for, a layer needs memory
-    for each pair of its units.
+    Dormant units, with hardly any strength, have no pair. Memory is that of `PAIRS`, or of the pairs of the
+    largest layer if they are more.
     """
-    if not layers:
-        return torch.zeros(2, 0, dtype=torch.long), torch.zeros(0)
-    counts = [layer.count for layer in layers]
-    starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
-    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    products = [torch.zeros(count, count) for count in counts]
-    for block in connections.wiring.blocks(rows=max(counts)):
-        products[int(owner[block.targets[0]])] += block.strengths @ block.strengths.T
-        sources = owner[block.sources]
-        for layer in set(sources.tolist()):
+    starts = [0, *torch.tensor([layer.count for layer in layers]).cumsum(0).tolist()]
+    pairs, cosines = [torch.zeros(2, 0, dtype=torch.long)], [torch.zeros(0)]
+    for together in _together([layer.count for layer in layers]):
+        for layer, product in _products(connections, starts, together).items():
+            squares = product.diagonal()
+            active = (squares > DORMANT**2 * squares.max()).nonzero().flatten()
+            cosine = centred_cosines(product[active[:, None], active]).fill_diagonal_(-torch.inf)
+            nearest = torch.zeros_like(cosine, dtype=torch.bool)
+            nearest.scatter_(1, cosine.topk(min(most, len(cosine)), 1).indices, True)
+            own, other = (nearest & nearest.T & (cosine > least)).nonzero(as_tuple=True)
+            pairs.append(active[torch.stack([own, other])] + starts[layer])
+            cosines.append(cosine[own, other])
+    return torch.cat(pairs, 1), torch.cat(cosines)
+
+
+def _together(counts: Sequence[int]) -> list[list[int]]:
+    """Return layers, in their order, in parts that have no more than `PAIRS` pairs of units."""
+    parts, room = list[list[int]](), 0
+    for layer, count in enumerate(counts):
+        if count**2 > room:
+            parts.append([])
+            room = PAIRS
+        parts[-1].append(layer)
+        room -= count**2
+    return parts
+
+
+def _products(connections: Connections, starts: Sequence[int], layers: Sequence[int]) -> dict[int, Tensor]:
+    """Return the inner products of the strengths of each two units of some layers."""
+    counts = torch.tensor(starts).diff()
+    owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    products = {layer: torch.zeros(int(counts[layer]), int(counts[layer])) for layer in layers}
+    for block in connections.wiring.blocks(rows=int(counts.max())):
+        own, sources = int(owner[block.targets[0]]), owner[block.sources]
+        if own in products:
+            products[own] += block.strengths @ block.strengths.T
+        for layer in set(sources.tolist()) & set(layers):
             mine = sources == layer
             places = block.sources[mine] - starts[layer]
             part = block.strengths[:, mine]
             products[layer][places[:, None], places] += part.T @ part
-    pairs, cosines = [], []
-    for start, product in zip(starts, products, strict=False):
-        squares = product.diagonal()
-        active = (squares > DORMANT**2 * squares.max()).nonzero().flatten()
-        cosine = centred_cosines(product[active[:, None], active]).fill_diagonal_(-torch.inf)
-        nearest = torch.zeros_like(cosine, dtype=torch.bool)
-        nearest.scatter_(1, cosine.topk(min(most, len(cosine)), 1).indices, True)
-        own, other = (nearest & nearest.T & (cosine > least)).nonzero(as_tuple=True)
-        pairs.append(active[torch.stack([own, other])] + start)
-        cosines.append(cosine[own, other])
-    return torch.cat(pairs, 1), torch.cat(cosines)
+    return products
 
 
 def centred_cosines(products: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class Learned:
     Attributes
     ----------
     states
-        The first, the best, and others on the way, evenly: the best may fit the images that they were
-        measured on, and others worse.
+        The first, the best, and others on the way, evenly, ``pruned`` being units here: the best may fit the
+        images that they were measured on, and others worse.
     curve
         Evaluations so far and the worth of the best state, whenever it became better.
     evaluations
@@ -177,7 +177,7 @@ class Watch(BaseCallback):
                 worth=best.worth,
                 agreement=best.measured.agreement,
                 trigger=best.measured.success,
-                pruned=len(best.pruned),
+                pruned=self._environment.count(best.pruned),
             )
         # A policy that only visits what it knows measures nothing.
         self._idle = 0 if known > self._told else self._idle + 1

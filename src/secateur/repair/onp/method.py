@@ -129,12 +129,12 @@ class ONP(RNP):
                 carried,
                 most=max(math.floor(self.share * total), len(kept)),
             )
-        held = HeldOut(case.network, layers, case.clean, shift=self.shift)
-        measured = (
-            Choice.within(self._budget, units, held.curve(units, self.erasing.taken)) for units in choices
-        )
-        # What RNP chose is among them: a part of a better choice was not measured, and may be worse.
-        choice = next((one for one in measured if len(one.pruned) == len(one.kept)), chosen.choice)
+            held = HeldOut(case.network, layers, case.clean, shift=self.shift)
+            measured = (
+                Choice.within(self._budget, units, held.curve(units, self.erasing.taken)) for units in choices
+            )
+            # What RNP chose is among them: a part of a better choice was not measured, and may be worse.
+            choice = next((one for one in measured if len(one.pruned) == len(one.kept)), chosen.choice)
         return searching.told(Chosen(choice, (1 - carried.clamp(0, 1)).cpu()))
 
     def _searching(self, case: Case, exposed: Exposed, found: Shown) -> "Searching":

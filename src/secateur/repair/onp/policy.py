@@ -1,9 +1,9 @@
 """Actor and critic over the graph: one embedding of every node, shared by all states of a network.
 
 The graph does not change while a policy searches it, only what is pruned does. So the message passing over
-all nodes is done once for a batch of states, and what is pruned enters afterwards: as a flag of each node, as
-the share of its neighbours that are pruned, and as the sum of the embeddings of all pruned nodes. No weight
-depends on the number of nodes: a policy that was learned on one network can begin on another.
+all nodes is done once for a batch of states, and what is pruned enters afterwards: as a flag of each action,
+as how much of what reaches it from other actions is pruned, and as the sum of the embeddings of all that are.
+No weight depends on the number of nodes: a policy that was learned on one network can begin on another.
 """
 
 from collections.abc import Callable, Mapping

@@ -46,7 +46,9 @@ class Agent:
     convolution, hidden, layers
         Of the policy's graph network, see `secateur.repair.onp.policy.Encoder`; ``none`` passes no messages.
     evaluations
-        States that are measured at most.
+        After so many learning ends: one for each state that is measured, and several for each look at what
+        changes of one would do (see `secateur.repair.onp.environment.EXPECTING`), the last of which may go
+        beyond.
     patience
         Learning ends when so many evaluations brought no better state.
     candidates
