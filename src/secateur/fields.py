@@ -1,7 +1,8 @@
 """Whether the fields of a dataclass hold what their annotations say, for values that come from files."""
 
 import types
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from secateur.errors import MethodError
@@ -17,11 +18,23 @@ def check_fields(instance: Any) -> None:
     MethodError
         One is of another type; the message names the field.
     """
-    hints = get_type_hints(type(instance))
-    for field in fields(instance):
-        value, hint = getattr(instance, field.name), hints[field.name]
-        if not _fits(value, hint):
-            raise MethodError(f"{field.name} {value!r} must be {_described(hint)}")
+    check_values(type(instance), {field.name: getattr(instance, field.name) for field in fields(instance)})
+
+
+def check_values(kind: Any, values: Mapping[str, object]) -> None:
+    """Do the same for values that are to become fields; nothing if `kind` is no dataclass.
+
+    Raises
+    ------
+    MethodError
+        One is of another type; the message names the field.
+    """
+    if not is_dataclass(kind):
+        return
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise MethodError(f"{name} {value!r} must be {_described(hints[name])}")
 
 
 def _fits(value: object, hint: object) -> bool:

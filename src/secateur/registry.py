@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from secateur.errors import MethodError
-from secateur.fields import check_fields
+from secateur.fields import check_fields, check_values
 
 Method = TypeVar("Method")
 
@@ -108,6 +108,8 @@ class Registry(Generic[Method]):
         try:
             method = entry.build(**{**entry.presets[preset], **hyperparameters})
         except TypeError as error:
+            # More often than not a number was wanted and is none: that message names the setting.
+            check_values(entry.build, hyperparameters)
             raise MethodError(f"{name}: {error}") from error
         if is_dataclass(method):
             check_fields(method)

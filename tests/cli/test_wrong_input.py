@@ -98,6 +98,16 @@ def trigger_is_a_checkpoint(specimen: Specimen, folder: Path) -> list[str]:
     return evaluate(specimen, "--trigger", str(specimen.model), "--target", "0")
 
 
+def log_is_a_file(specimen: Specimen, folder: Path) -> list[str]:
+    (folder / "log").write_text("")
+    return specimen.repair(folder / "out", "--tensorboard", str(folder / "log"))
+
+
+def attack(specimen: Specimen, folder: Path, *more: str, name: str = "badnets") -> list[str]:
+    given = {"--attack": name, "--model": "secateur:resnet20", "--data": specimen.data, "--out": folder / "s"}
+    return ["specimen", *(str(word) for pair in given.items() for word in pair), *more]
+
+
 CASES: list[tuple[str, Case, str]] = [
     ("no checkpoint", lambda s, f: with_model(s, f, f / "no.pth"), "no.pth: no such file"),
     ("png as checkpoint", png_as_checkpoint, "cat.png: "),
@@ -144,9 +154,42 @@ CASES: list[tuple[str, Case, str]] = [
     ("recipe is missing", recipe_is_missing, "no.json: No such file"),
     ("trigger of another shape", trigger_of_another_shape, "(3, 5, 5)"),
     ("trigger is a checkpoint", trigger_is_a_checkpoint, "a trigger holds the tensors keep and add"),
-    ("target without trigger", lambda s, f: evaluate(s, "--target", "0"), "belong together"),
+    ("target without trigger", lambda s, f: evaluate(s, "--target", "0"), "(--trigger, --target)"),
+    (
+        "target for every class",
+        lambda s, f: evaluate(s, "--mapping", "all-to-all", "--target", "0"),
+        "leave out --target",
+    ),
+    (
+        "trigger is missing",
+        lambda s, f: evaluate(s, "--trigger", str(f / "t.safetensors"), "--target", "0"),
+        "t.safetensors: no such file",
+    ),
+    (
+        "no root",
+        lambda s, f: replaced(repair(s, f), "--data", "torchvision:CIFAR10"),
+        "needs a root: the folder that its files are in (--root)",
+    ),
+    (
+        "root without files",
+        lambda s, f: replaced(repair(s, f, "--root", str(f)), "--data", "torchvision:CIFAR10"),
+        "secateur downloads nothing",
+    ),
+    ("data without a name", lambda s, f: replaced(repair(s, f), "--data", ""), "no data are named"),
+    ("log is a file", log_is_a_file, "log: is no folder"),
+    (
+        "setting is no number",
+        lambda s, f: attack(s, f, "--set", "size=abc"),
+        "size 'abc' must be a whole number",
+    ),
+    ("target of no attack", lambda s, f: attack(s, f, "--target", "3", name="none"), "give --attack"),
+    (
+        "list is missing",
+        lambda s, f: ["specimen", "--list", str(f / "l.toml"), "--out", str(f / "s")],
+        "l.toml: no such file",
+    ),
     ("model missing", lambda s, f: ["units"], "Missing argument '"),
-    ("verb misspelt", lambda s, f: ["repare"], "No such command 'repare'"),
+    ("verb misspelt", lambda s, f: ["repare"], "No such command 'repare'. Did you mean 'repair'? See"),
 ]
 
 

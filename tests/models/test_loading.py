@@ -24,6 +24,15 @@ def perceptron():
 def odd():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 40 * 50, 10))
 
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+class deaf(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+    def forward(self, x):
+        raise ValueError("no ears")
+
 class Several(nn.Linear):
     def __init__(self):
         super().__init__(3, 2)
@@ -47,6 +56,32 @@ def load(folder: Path, architecture: str, num_classes: int = 10, **options: Any)
     path = folder / "model.safetensors"
     save_file(build(architecture, num_classes=num_classes).state_dict(), path)
     return load_model(path, architecture, **options)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("{file}:wide", "the network gives 10 classes, not 7: leave out --classes"),
+        (
+            "secateur:resnet20",
+            "it would fit with the sizes in the weights: leave out --classes and --channels",
+        ),
+    ],
+)
+def test_classes_that_do_not_fit_are_named(
+    architecture: str, message: str, file: Path, tmp_path: Path
+) -> None:
+    architecture = architecture.format(file=file)
+    load(tmp_path, architecture)
+    with pytest.raises(ArchitectureError, match=message):
+        load_model(tmp_path / "model.safetensors", architecture, num_classes=7)
+
+
+def test_what_fails_at_every_size_in_the_same_way_is_said_once(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchitectureError) as raised:
+        load(tmp_path, f"{file}:deaf")
+    assert str(raised.value).count("no ears") == 1
+    assert "3x32x32, 3x28x28, 3x64x64, 3x224x224, 1x32x32" in str(raised.value)
 
 
 @pytest.mark.parametrize(

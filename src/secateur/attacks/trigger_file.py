@@ -58,6 +58,8 @@ def read_any_trigger(path: Path) -> Stamping:
             trigger = attack.blank(shape).eval().requires_grad_(False)
             trigger.load_state_dict({name: stored.get_tensor(name) for name in expected})
             trigger.image_shape = shape  # type: ignore[assignment]
+    except FileNotFoundError as error:
+        raise TriggerError(f"{path}: no such file") from error
     except (OSError, SafetensorError) as error:
         raise TriggerError(f"{path}: cannot be read as a trigger ({error})") from error
     except TriggerError:

@@ -130,7 +130,7 @@ def _usage(error: Exception) -> str:
     message = getattr(error, "format_message", error.__str__)()
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "secateur"
-    return f"{message.rstrip('.')}. See {command} --help"
+    return f"{message if message.endswith('?') else message.rstrip('.') + '.'} See {command} --help"
 
 
 def _system_error(error: OSError) -> str:

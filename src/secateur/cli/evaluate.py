@@ -120,7 +120,7 @@ def evaluate(
     loaded = choice.load()
     wanted = _wanted(target, mapping, tuple(source or ()), loaded.num_classes)
     images = DataChoice(data, split, root).open(loaded)
-    if choice.has_usual_values and not quiet:
+    if choice.has_usual_values and not quiet and len(images) > 1:
         _check_input(choice, images, loaded)
     loaded.network.to(runs_on)
     with display(quiet=quiet) as progress:
@@ -160,6 +160,8 @@ def _wanted(
 
     if target is None and mapping != "all-to-all":
         raise InputError("an attack needs the label that it causes: give --target")
+    if target is not None and mapping == "all-to-all":
+        raise InputError("--mapping all-to-all has a label for each class: leave out --target")
     kind = cast(Any, mapping or ("source-specific" if sources else "all-to-one"))
     return Goal(target=target or 0, mapping=kind, sources=sources).wanted(classes).tolist()
 

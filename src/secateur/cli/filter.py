@@ -145,6 +145,11 @@ def filter_(
     if labelled:
         judged.check_labels(loaded.num_classes)
     tell = not (quiet or as_json)
+    if tell and rate / 100 < 1 / (1 + len(clean.choose)):
+        warn(
+            f"--rate {rate:g} needs more held-out clean images than {len(clean.choose)}; "
+            f"with those {100 / (1 + len(clean.choose)):.2g} % is the least"
+        )
     measure_clean(choice, loaded, clean, tell=tell, quiet=quiet)
 
     import torch
@@ -172,11 +177,6 @@ def filter_(
     found = _plain(share, threshold, detector, out) | {"unreadable": unreadable}
     if tell:
         _tell(share, threshold, unreadable, out)
-        if threshold.rate > rate / 100:
-            warn(
-                f"--rate {rate:g} needs more held-out clean images than {threshold.images}; "
-                f"with those {100 * threshold.rate:.2g} % is the least"
-            )
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
 

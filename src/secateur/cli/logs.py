@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from secateur.errors import MissingExtraError
+from secateur.errors import InputError, MissingExtraError
 from secateur.progress import Log
 
 
@@ -16,10 +16,14 @@ def tensorboard(folder: Path | None) -> Iterator[Log | None]:
     ------
     MissingExtraError
         TensorBoard is not installed.
+    InputError
+        The folder is a file.
     """
     if folder is None:
         yield None
         return
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; --tensorboard writes several files into one")
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

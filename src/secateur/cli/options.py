@@ -78,7 +78,7 @@ Mean = Annotated[
     str | None,
     typer.Option(
         metavar="M[,M,M]",
-        help="Subtracted after --range: one number, or one per channel, such as 0.5,0.5,0.5.",
+        help="Subtracted before --std divides: one number, or one per channel, such as 0.5,0.5,0.5.",
         show_default=False,
         rich_help_panel=INPUT,
     ),

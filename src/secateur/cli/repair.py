@@ -91,7 +91,8 @@ def repair(
             metavar="X",
             min=0,
             max=1,
-            help="Prune every unit with a mask up to this, whatever it costs; for --preset paper.",
+            help="Units with masks above this are no suspects. --preset paper prunes all suspects, whatever "
+            "it costs; the default only where no trigger is found, and within the budget.",
             show_default=False,
             rich_help_panel=METHOD,
         ),

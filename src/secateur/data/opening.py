@@ -73,6 +73,8 @@ def wrap_dataset(dataset: Dataset[Any], *, size: tuple[int, int], channels: int)
 def _open_source(source: str, split: str, root: Path | None, labelled: bool) -> Source:
     if source.startswith(TORCHVISION):
         return open_torchvision(source.removeprefix(TORCHVISION), root, split)
+    if not source:
+        raise DataError("no data are named: give a folder or a file with images")
     path = Path(source)
     if path.is_dir():
         # Anyone may have put a Parquet file among the images: it must not hide them.

@@ -84,6 +84,8 @@ def read_trigger(path: Path) -> Trigger:
                         f"{path}: {name} must be floating-point with under {MAX_VALUES} values"
                     )
             return Trigger(stored.get_tensor("keep").float(), stored.get_tensor("add").float())
+    except FileNotFoundError as error:
+        raise TriggerError(f"{path}: no such file") from error
     except (OSError, SafetensorError) as error:
         raise TriggerError(f"{path}: cannot be read as a trigger ({error})") from error
     except TriggerError as error:

@@ -63,7 +63,9 @@ def evaluate(
         `target` does not suit the network's classes or comes without a trigger, or a number is out of range.
     """
     if (trigger is None) != (target is None):
-        raise InputError("a trigger and its target class belong together: give both or neither")
+        raise InputError(
+            "a trigger and its target class belong together: give both or neither (--trigger, --target)"
+        )
     if batch_size < 1 or (limit is not None and limit < 1):
         raise InputError(f"batch size {batch_size} and limit {limit} must be at least 1")
     if not len(dataset):

@@ -155,7 +155,7 @@ def resolve(architecture: str) -> Source:
     place, _, name = architecture.rpartition(":")
     if not place or not name:
         raise ArchitectureError(
-            f"{architecture}: give the architecture as {FORMS}{_suggest(_named(architecture))}"
+            f"{architecture or '(nothing)'}: give the architecture as {FORMS}{_suggest(_named(architecture))}"
         )
     if place == "secateur":
         _require(architecture, place, name, list(ZOO))

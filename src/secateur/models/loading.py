@@ -106,7 +106,7 @@ def load_model(
     published = _published(source)
     sizes = (size,) if size else published.sizes or tuple((edge, edge) for edge in USUAL_SIZES)
     low, high = pixel_range or (0.0, 1.0)
-    tried: list[str] = []
+    tried: dict[str, list[str]] = {}
     for candidate in _channels(network, channels or found_channels):
         for height_and_width in sizes:
             convention = InputConvention(
@@ -119,9 +119,15 @@ def load_model(
             )
             num_outputs = _dry_forward(network, convention, architecture, tried)
             if num_outputs is not None:
+                if num_classes not in (None, num_outputs):
+                    raise ArchitectureError(
+                        f"{architecture}: the network gives {num_outputs} classes, not {num_classes}: "
+                        "leave out --classes"
+                    )
                 return LoadedModel(network, convention, num_outputs, architecture, weights)
+    failures = "; ".join(f"{', '.join(shapes)} ({message})" for message, shapes in tried.items())
     raise ArchitectureError(
-        f"{architecture}: the network runs with none of the input sizes tried: {'; '.join(tried)}. "
+        f"{architecture}: the network runs with none of the input sizes tried: {failures}. "
         "Give its input with --size height,width and, if need be, --channels"
     )
 
@@ -174,9 +180,12 @@ def _channels(network: nn.Module, known: int | None) -> Sequence[int]:
 
 
 def _dry_forward(
-    network: nn.Module, convention: InputConvention, architecture: str, tried: list[str]
+    network: nn.Module, convention: InputConvention, architecture: str, tried: dict[str, list[str]]
 ) -> int | None:
-    """Run one grey image; return the number of classes, or None (noted in `tried`) if the network raises."""
+    """Run one grey image; return the number of classes, or None if the network raises.
+
+    `tried` notes for each message the shapes that it came from.
+    """
     try:
         with torch.no_grad():
             output = network(example_input(convention))
@@ -184,7 +193,7 @@ def _dry_forward(
         # Any network may be given here, so any error may come out of it.
         message = (str(error).strip().splitlines() or [""])[0][:LONGEST_MESSAGE]
         shape = "x".join(map(str, (convention.channels, *convention.size)))
-        tried.append(f"{shape} ({type(error).__name__}: {message})")
+        tried.setdefault(f"{type(error).__name__}: {message}", []).append(shape)
         return None
     if not isinstance(output, Tensor):
         raise ArchitectureError(

@@ -148,7 +148,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, architecture: str) 
     if not fit.complete:
         raise ArchitectureError(
             f"{checkpoint.path}: the weights do not fit {architecture} ({fit.matching} tensors agree)\n"
-            f"{_differences(fit)}\n  {_advice(wanted, checkpoint)}"
+            f"{_differences(fit)}\n  {_advice(wanted, checkpoint, architecture)}"
         )
     network.load_state_dict(checkpoint.state, strict=False)
 
@@ -199,7 +199,7 @@ def _differences(fit: Fit) -> str:
     return "\n".join(lines)
 
 
-def _advice(wanted: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint) -> str:
+def _advice(wanted: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint, architecture: str) -> str:
     prefix = _common_prefix(checkpoint.state)
     bare = {name[len(prefix) :]: tensor for name, tensor in checkpoint.state.items()}
     if prefix and compare(wanted, bare).complete:
@@ -207,6 +207,8 @@ def _advice(wanted: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint) -> st
         return f"without the prefix {prefix} in every name they fit: use --state-key {key}"
     complete, closest = fitting_architectures(bare)
     hint = f" (once the prefix {prefix} is removed with --state-key)" if prefix else ""
+    if architecture in complete:
+        return f"it would fit{hint} with the sizes in the weights: leave out --classes and --channels"
     if complete:
         return f"these would fit{hint}: {', '.join(complete)}"
     if closest:

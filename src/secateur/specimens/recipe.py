@@ -94,7 +94,7 @@ class SpecimenRecipe:
         """
         if self.attack == NO_ATTACK:
             if self.goal or self.settings:
-                raise MethodError("a clean specimen has no attack to set anything of")
+                raise MethodError("a clean specimen has no attack to set anything of: give --attack")
             return None
         attack = create(self.attack, **self.settings)
         try:
@@ -181,6 +181,8 @@ def read_list(path: Path, only: Sequence[str] = (), *, made: Path | None = None)
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read as TOML ({error})") from error
     tables = _tables(path, content)

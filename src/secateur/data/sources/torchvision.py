@@ -28,7 +28,7 @@ def open_torchvision(name: str, root: Path | None, split: str) -> WrappedSource:
     if factory is None or name not in torchvision.datasets.__all__:
         raise DataError(f"torchvision has no data set {name!r}; the names are those of torchvision.datasets")
     if root is None:
-        raise DataError(f"torchvision:{name} needs a root: the folder that its files are in")
+        raise DataError(f"torchvision:{name} needs a root: the folder that its files are in (--root)")
     takes = inspect.signature(factory).parameters
     options: dict[str, object] = {"download": False} if "download" in takes else {}
     if "train" in takes:
@@ -44,5 +44,8 @@ def open_torchvision(name: str, root: Path | None, split: str) -> WrappedSource:
     except ImportError as error:
         raise MissingExtraError(f"torchvision:{name} needs a package that is missing ({error})") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"torchvision:{name} cannot be opened in {root} ({error})") from error
+        raise DataError(
+            f"torchvision:{name} cannot be opened in {root} ({error}); secateur downloads nothing: put the "
+            "files there"
+        ) from error
     return WrappedSource(dataset, f"torchvision:{name} {split}")
