@@ -406,7 +406,7 @@ def pairs(cells: dict[str, Any]) -> str:
         lines.append(f"| `{name}`, {seed[0]} | {' | '.join(shown)} | {units} | {seconds} |")
         if improved["asr"]:
             attacked.append(both)
-    lines.append(onp_less_rnp(attacked, "over these {} backdoors"))
+    lines.append(onp_less_rnp(attacked, "over {} pairs of repairs of the same backdoored network and seed"))
     return "\n".join(lines)
 
 

@@ -204,7 +204,7 @@ def paired(cells: dict[str, Any]) -> str:
         "ACC": ("{:+.1f}", lambda value: 100 * value["acc"]["value"]),
         "ASR": ("{:+.1f}", lambda value: 100 * value["asr"]["value"]),
     }
-    lines = [f"| search | less | pairs | {' | '.join(figures)} |", "| --- " * (3 + len(figures)) + "|"]
+    lines = [f"| search | minus | pairs | {' | '.join(figures)} |", "| --- " * (3 + len(figures)) + "|"]
     for kind, (title, _) in SEARCHES.items():
         ahead = AHEAD.get(kind, "onp")
         matching = {key: key.replace(f"|{kind}|", f"|{ahead}|") for key in cells if f"|{kind}|" in key}

@@ -318,7 +318,7 @@ def paired_line(folder: Path) -> str:
         for key, value in stored["cells"].items()
         if key.startswith("onp|") and value["asr"] and key.replace("onp|", "rnp|") in stored["cells"]
     ]
-    return onp_less_rnp(pairs, "on {} of them, same seeds")
+    return onp_less_rnp(pairs, "over {} pairs of repairs of the same network and seed")
 
 
 def right_line(folder: Path) -> str:
@@ -334,7 +334,7 @@ def right_line(folder: Path) -> str:
         return ""
     low, high = Proportion.of(torch.tensor(right)).interval()
     return (
-        f"\nRight label: {sum(right)} of {len(right)} repairs of networks whose attack has a single one "
+        f"\nRight label: {sum(right)} of {len(right)} repairs of networks with an all-to-one attack "
         f"({100 * low:.0f} to {100 * high:.0f} %)."
     )
 
