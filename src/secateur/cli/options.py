@@ -150,7 +150,8 @@ Seed = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="Draws the images and orders the batches; the same seed repeats the result on the same kind of CPU.",
+        help="Draws the images and orders the batches; the same seed repeats the result on the same kind "
+        "of CPU.",
         rich_help_panel=RUNNING,
     ),
 ]
