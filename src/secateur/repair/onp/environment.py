@@ -143,14 +143,14 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
     agent
         Its price, thrift, steps, reach and what it tolerates.
     most
-        Units that may be pruned at once, or as many as in the first state.
+        Units that may be pruned at once.
     start
         Actions whose units are pruned in the first state.
     first
         Units, positions among `total`, of the choice that the first state came from; by default those of
-        `start`. They may be fewer, where actions are of several units: then a state may be as bad, in each
-        respect, as the worse of both, or the search could not leave whole groups that are too much one by
-        one.
+        `start`. Where actions are of several units the first state cannot have them all: then a state may be
+        as bad, in each respect, as the worse of both, or a search could not come from one to the other step
+        by step.
     generator
         Draws what the cost's curvature is estimated with.
 
@@ -178,7 +178,7 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._generator = generator
         self._trials, self._groups = trials, [list(group) for group in groups]
         self._ones = torch.ones(total, device=trials.device)
-        self._agent, self._most = agent, max(most, self.count(start))
+        self._agent, self._most = agent, most
         count = len(self._groups)
         self.action_space = spaces.Discrete(count)
         self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]

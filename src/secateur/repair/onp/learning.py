@@ -73,7 +73,8 @@ def learn(
     graph
         Of the network, see `secateur.repair.onp.graph.build_graph`.
     start
-        Units that are pruned in the best state known, positions; the first state has their whole groups.
+        Units that are pruned in the best state known, positions. The search begins with the groups that lie
+        within them, or with all that they touch if that is better.
     groups
         Units that are pruned together.
     suspicion
@@ -88,17 +89,21 @@ def learn(
         Told about every step.
     """
     suspected = torch.stack([suspicion[list(group)].mean() for group in groups])
-    chosen = _candidates(groups, suspected, set(start), agent.candidates)
+    begun = set(start)
+    chosen = _candidates(groups, suspected, begun, agent.candidates)
+    within = [k for k, place in enumerate(chosen) if begun.issuperset(groups[place])]
+    touched = [k for k, place in enumerate(chosen) if begun.intersection(groups[place])]
     environment = Pruning(
         trials,
         [groups[place] for place in chosen],
         len(graph.x),
         agent,
         most=most,
-        start=[k for k, place in enumerate(chosen) if set(start) & set(groups[place])],
+        start=within,
         first=start,
         generator=generator,
     )
+    environment.visit(frozenset(touched))
     seed = int(torch.randint(2**31, (), generator=generator))
     progress.start("learning", agent.evaluations)
     watch = Watch(environment, agent, progress)
