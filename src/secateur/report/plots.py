@@ -83,9 +83,10 @@ def learning_curves(learning: Mapping[str, Any]) -> Figure:
                 va="center",
                 fontsize=8.5,
             )
-        axes.set_ylim(top=1.02)
         axes.set_xlim(left=0)
-        axes.margins(x=0.04)
+        # Where a search begins with a good choice, gains are small: from 0 to 1 they would not be seen.
+        axes.margins(x=0.04, y=0.12)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xlabel("evaluations")
         axes.set_ylabel("worth of the best choice")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
