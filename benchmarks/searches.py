@@ -124,10 +124,11 @@ def learning(given: Problem, seed: int, **settings: Any) -> tuple[list[State], l
 
 
 def in_groups(given: Problem, seed: int) -> tuple[list[State], list[Any]]:
-    """Learn with units that meet at an addition together, RNP's choice, which may split them, the first."""
-    (first, *_), _ = staying(given, seed)
+    """Learn with units that meet at an addition together; RNP's choice, which may split them, comes first."""
+    if len(given.searching.grouped()) == given.total:
+        return [], []
     states, curve = learning(given, seed, grouped=True)
-    return [first, *states], curve
+    return [given.environment(given.start).best, *states], curve
 
 
 Search = Callable[[Problem, int], tuple[list[State], list[Any]]]
@@ -141,12 +142,7 @@ SEARCHES: dict[str, tuple[str, Search]] = {
     "gcn": ("ONP, GCN", partial(learning, convolution="gcn")),
     "gat": ("ONP, GAT", partial(learning, convolution="gat")),
     "mlp": ("ONP without messages", partial(learning, convolution="none")),
-    "grouped": (
-        "ONP, residual groups",
-        lambda given, seed: (
-            in_groups(given, seed) if len(given.searching.grouped()) < given.total else ([], [])
-        ),
-    ),
+    "grouped": ("ONP, residual groups", in_groups),
     "still": ("ONP that never learns", partial(learning, rate=NEVER)),
     "alone-still": ("ONP from nothing that never learns", partial(learning, started=False, rate=NEVER)),
     "doubting": ("ONP from nothing, no trust", partial(learning, started=False, **DOUBTING)),

@@ -21,6 +21,20 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def shown_the_corner(polishing: Polishing, network: nn.Module) -> nn.Module:
+    """Return a network that was polished with a patch in the corner shown, nothing pruned."""
+    return polishing(
+        network,
+        network,
+        CLEAN.learn,
+        CONVENTION,
+        layers=(),
+        units=(),
+        triggers=[corner()],
+        generator=generator(),
+    )
+
+
 def divergence(network: nn.Module, teacher: nn.Module, images: LabelledImages) -> float:
     answers, wanted = (
         predict(part, images.images, tiny.CONVENTION).log_softmax(1) for part in (network, teacher)
@@ -55,16 +69,8 @@ def test_clean_answers_come_back_and_pruned_units_stay_zero() -> None:
 
 def test_stamped_images_learn_the_answers_of_plain_ones() -> None:
     teacher = Planted()
-    polished = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, way=1.0, precision="float32")(
-        teacher,
-        teacher,
-        CLEAN.learn,
-        CONVENTION,
-        layers=(),
-        units=(),
-        triggers=[corner()],
-        generator=generator(),
-    )
+    polishing = Polishing(passes=60, rate=0.02, moved=0.0, mixed=0.0, way=1.0, precision="float32")
+    polished = shown_the_corner(polishing, teacher)
     assert success_of(teacher, corner().trigger, TARGET, CLEAN.choose, CONVENTION) == 1
     assert success_of(polished, corner().trigger, TARGET, CLEAN.choose, CONVENTION) < 0.2
 
@@ -77,16 +83,8 @@ class Flat(Planted):
 
 
 def test_no_batch_is_all_triggers() -> None:
-    polished = Polishing(passes=1, stamped=0.95, batch_size=8, precision="float32")(
-        Flat(),
-        Flat(),
-        CLEAN.learn,
-        CONVENTION,
-        layers=(),
-        units=(),
-        triggers=[corner()],
-        generator=generator(),
-    )
+    polishing = Polishing(passes=1, stamped=0.95, batch_size=8, precision="float32")
+    polished = shown_the_corner(polishing, Flat())
     assert all(value.isfinite().all() for value in polished.state_dict().values())
 
 

@@ -285,6 +285,13 @@ def test_a_start_that_falls_short_of_the_choice_that_it_came_from_can_be_left() 
     assert environment.step(np.int64(1))[0]["pruned"].tolist() == [1, 0, 1]
 
 
+def test_where_no_group_lies_within_the_choice_a_search_can_leave_nothing_step_by_step() -> None:
+    environment = pruning([[FIRST], [SECOND], [2]], first=[FIRST, SECOND])
+    environment.reset(seed=0)
+    assert environment.step(np.int64(0))[0]["pruned"].tolist() == [1, 0, 0]
+    assert environment.step(np.int64(1))[0]["pruned"].tolist() == [1, 1, 0]
+
+
 def test_a_proposal_that_is_withdrawn_leaves_the_effect_to_the_other() -> None:
     environment = pruning([[FIRST], [SECOND], [7], [0], [1]], reach=4, steps=6)
     environment.reset(seed=0)

@@ -200,10 +200,10 @@ class Pruning(gymnasium.Env[Observation, np.int64]):
         self._now = self.visit(frozenset(start))
         begun = self._units(start)
         if first is not None and set(first) != begun:
-            self._firsts.append(trials.measure(without(self._ones, first)))
+            self._firsts = [trials.measure(without(self._ones, first)), self._now.measured]
             self.evaluations += 1
-        if begun:
-            self._firsts.append(self._now.measured)
+        elif begun:
+            self._firsts = [self._now.measured]
 
     def visit(self, pruned: frozenset[int]) -> State:
         """Measure a state, and remember it if it is the best so far and allowed."""
