@@ -132,7 +132,7 @@ def filter_(
         raise InputError(f"{out}: give --out a name that ends in {' or '.join(FORMATS)}")
     check_file(out, force=force)
     choice = ModelChoice(model, arch, state_key, classes, size, channels, mean, std, pixel_range)
-    from secateur.expose.samples import Filter, create
+    from secateur.expose.samples import Filter, Threshold, create
 
     if not 0 < rate < 100:
         raise InputError(f"--rate {rate:g}: give a percentage above 0 and below 100")
@@ -145,10 +145,11 @@ def filter_(
     if labelled:
         judged.check_labels(loaded.num_classes)
     tell = not (quiet or as_json)
-    if tell and rate / 100 < 1 / (1 + len(clean.choose)):
+    least = Threshold.least(len(clean.choose))
+    if tell and rate / 100 < least:
         warn(
             f"--rate {rate:g} needs more held-out clean images than {len(clean.choose)}; "
-            f"with those {100 / (1 + len(clean.choose)):.2g} % is the least"
+            f"with those {100 * least:.2g} % is the least"
         )
     measure_clean(choice, loaded, clean, tell=tell, quiet=quiet)
 

@@ -68,8 +68,14 @@ class Threshold:
                 "choose another detector"
             )
         count = len(scores)
+        # At the last position the rate is `least`.
         position = min(count, math.ceil((count + 1) * (1 - rate)))
         return cls(float(scores.sort().values[position - 1]), 1 - position / (count + 1), count, holds)
+
+    @staticmethod
+    def least(images: int) -> float:
+        """Return the lowest rate that a threshold from so many clean images can have, in ``(0, 1]``."""
+        return 1 / (images + 1)
 
 
 @dataclass(frozen=True)
